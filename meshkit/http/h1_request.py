@@ -1,0 +1,270 @@
+"""Requests as a server reads them (RFC 9112), judged before anything is routed.
+
+Two parsers that read one message differently are how requests are smuggled, so
+the head is split at CRLF and every line must match one strict grammar; what is
+ambiguous (two lengths, a length beside a coding, two hosts, an absolute target
+against Host) is refused rather than repaired.  The caller never sees framing
+or connection fields: they are consumed here, and rendered anew for the next hop.
+"""
+
+from __future__ import annotations
+
+import re
+
+from meshkit.http.errors import HTTPError
+from meshkit.http.fields import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HOST,
+    PROTECTED,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    BadField,
+    Field,
+    FieldTable,
+)
+from meshkit.http.framing import CHUNKED, IDLE, MessageReader
+from meshkit.http.limits import Limits
+
+_REQUEST_LINE = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!\"$-~][!\"$-~]*) HTTP/1\.([01])"
+)
+_OTHER_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]")
+_ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?]*)(.*)", re.DOTALL)
+_AUTHORITY = re.compile(
+    rb"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
+)
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_DEFAULT_PORT = {b"http": b":80", b"https": b":443"}
+_TABLE = FieldTable()
+"""Shared by the readers of a process: a memory of lines, never of meaning."""
+
+
+class RequestHead:
+    """A request without its body.
+
+    ``target`` is as received, ``path`` its origin form with the query (or
+    ``*``), ``scheme`` that of an absolute target, else b"".  ``authority`` is
+    Host (equal to an absolute target's), as given.  ``headers``: names in lower
+    case, in order; hop-by-hop fields, Host, Content-Length and Expect are not in
+    it.  ``body``: 0 none, n bytes, or CHUNKED.  ``upgrade``: the protocols asked
+    for, without h2c, b"" = none.  ``trailers_ok``: the client sent TE: trailers.
+    """
+
+    __slots__ = (
+        "authority",
+        "body",
+        "expect_continue",
+        "headers",
+        "http10",
+        "keep_alive",
+        "method",
+        "path",
+        "scheme",
+        "target",
+        "trailers_ok",
+        "upgrade",
+    )
+
+    def __init__(self, method: bytes, target: bytes, http10: bool) -> None:
+        self.method = method
+        self.target = target
+        self.path = target
+        self.scheme = b""
+        self.authority = b""
+        self.headers: list[Field] = []
+        self.http10 = http10
+        self.keep_alive = not http10
+        self.body = 0
+        self.expect_continue = False
+        self.upgrade = b""
+        self.trailers_ok = False
+
+
+class RequestReader(MessageReader):
+    """One per downstream connection: feed, `head`, `body` to its end, again.
+
+    Every HTTPError it raises means: answer with its status, then close.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, limits: Limits, table: FieldTable = _TABLE) -> None:
+        super().__init__(limits, table, 400)
+
+    def head(self) -> RequestHead | None:
+        """The next request's head; None = feed more.  Raises HTTPError."""
+        if self._state != IDLE:
+            raise RuntimeError("the body of the last request was not read to its end")
+        raw = self._cut_head()
+        if raw is None:
+            return None
+        lines = raw.split(b"\r\n")
+        if not lines[0] and len(lines) > 1:
+            del lines[0]  # one empty line before a request is ignored (RFC 9112 section 2.2)
+        if len(raw) > self.limits.field_bytes or len(lines) > self.limits.header_fields:
+            self._check_sizes(raw, lines)
+        match = _REQUEST_LINE.fullmatch(lines[0])
+        if match is None:
+            raise self._bad_line(lines[0])
+        method, target, minor = match.groups()
+        head = RequestHead(method, target, minor == b"0")
+        del lines[0]
+        self._fields(head, lines)
+        if target[0] != 0x2F or method in _REFUSED_METHODS:
+            self._other_target(head)
+        elif not head.authority:
+            raise HTTPError(400, "no_host", "no Host header")
+        if head.body:
+            self._begin_body(head.body)
+        return head
+
+    def _fields(self, head: RequestHead, lines: list[bytes]) -> None:
+        table = self._table
+        headers = head.headers
+        special: list[tuple[bytes, bytes, int]] = []
+        try:
+            for line in lines:
+                field = table[line]
+                if len(field) == 2:
+                    headers.append(field)
+                elif field[2] == HOST and not head.authority:
+                    head.authority = field[1]
+                    if not _AUTHORITY.fullmatch(field[1]):
+                        raise _bad_host()
+                else:
+                    special.append(field)
+        except BadField as error:
+            raise HTTPError(400, "bad_header", str(error)) from None
+        if special:
+            _Judge(head, special).apply()
+
+    def _other_target(self, head: RequestHead) -> None:
+        """CONNECT, TRACE, and targets that are not a path (RFC 9112 section 3.2)."""
+        if head.method == b"CONNECT":
+            match = _AUTHORITY.fullmatch(head.target)
+            if match is None or match["port"] is None or head.body == CHUNKED:
+                raise HTTPError(400, "bad_target", "CONNECT needs host:port, and has no body")
+        elif head.target == b"*" and head.method == b"OPTIONS":
+            pass
+        elif head.target[:1] != b"/":
+            _absolute(head)
+        if not head.authority:
+            raise HTTPError(400, "no_host", "no Host header")
+        if head.method in _REFUSED_METHODS:
+            raise HTTPError(405, "method_not_allowed", "CONNECT and TRACE are not served")
+
+    def _bad_line(self, line: bytes) -> HTTPError:
+        if _OTHER_VERSION.fullmatch(line) and b" HTTP/1." not in line[-9:]:
+            return HTTPError(505, "bad_version", "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        return HTTPError(400, "bad_request_line", "the request line is malformed")
+
+
+_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
+
+
+class _Judge:
+    """The fields that frame a message or manage its connection; few requests have any."""
+
+    __slots__ = ("coding", "head", "length", "listed", "special", "upgrade")
+
+    def __init__(self, head: RequestHead, special: list[tuple[bytes, bytes, int]]) -> None:
+        self.head = head
+        self.special = special
+        self.length: bytes | None = None
+        self.coding: bytes | None = None
+        self.listed: list[bytes] = []
+        self.upgrade = b""
+
+    def apply(self) -> None:
+        for _name, value, code in self.special:
+            if code == CONTENT_LENGTH:
+                self._content_length(value)
+            elif code == CONNECTION:
+                self.listed += tokens(value)
+            elif code == TRANSFER_ENCODING:
+                if self.coding is not None:
+                    raise HTTPError(400, "bad_transfer_encoding", "Transfer-Encoding twice")
+                self.coding = value.lower()
+            elif code == HOST:
+                raise HTTPError(400, "several_hosts", "more than one Host header")
+            elif code == EXPECT:
+                self._expect(value)
+            elif code == TE:
+                self.head.trailers_ok |= b"trailers" in tokens(value)
+            elif code == UPGRADE:
+                self.upgrade += b"," + value
+        if self.coding is not None:
+            self._transfer_encoding(self.coding)
+        if self.listed:
+            self._connection()
+        if self.head.http10 or not self.head.body:
+            self.head.expect_continue = False
+
+    def _content_length(self, value: bytes) -> None:
+        if self.length is not None:
+            raise HTTPError(400, "several_lengths", "more than one Content-Length")
+        if _LENGTH.fullmatch(value) is None:
+            raise HTTPError(400, "bad_content_length", "Content-Length is not a number")
+        self.length = value
+        self.head.body = int(value)
+
+    def _transfer_encoding(self, coding: bytes) -> None:
+        if self.length is not None:
+            raise HTTPError(400, "length_and_coding", "Content-Length with Transfer-Encoding")
+        if self.head.http10:
+            raise HTTPError(400, "bad_transfer_encoding", "Transfer-Encoding on HTTP/1.0")
+        if coding != b"chunked":
+            raise HTTPError(501, "bad_transfer_encoding", "the only coding known is chunked")
+        self.head.body = CHUNKED
+
+    def _expect(self, value: bytes) -> None:
+        if value.lower() != b"100-continue":
+            raise HTTPError(417, "bad_expectation", "the only expectation known is 100-continue")
+        self.head.expect_continue = True
+
+    def _connection(self) -> None:
+        head = self.head
+        listed = set(self.listed)
+        head.keep_alive = b"close" not in listed and (not head.http10 or b"keep-alive" in listed)
+        if b"upgrade" in listed and self.upgrade:
+            head.upgrade = b", ".join(t for t in tokens(self.upgrade) if t != b"h2c")
+        drop_listed(head.headers, listed)
+
+
+def tokens(value: bytes) -> list[bytes]:
+    """A comma-separated list in lower case, without empty items."""
+    if b"," not in value:
+        return [value.lower()] if value else []
+    return [item for part in value.lower().split(b",") if (item := part.strip(b" \t"))]
+
+
+def drop_listed(headers: list[Field], listed: set[bytes]) -> None:
+    """Remove what Connection names, in place; protected names stay (a client could
+    otherwise take away what a proxy before us added)."""
+    listed = listed - PROTECTED - {b"close"}
+    if listed:
+        headers[:] = [field for field in headers if field[0] not in listed]
+
+
+def _bad_host() -> HTTPError:
+    return HTTPError(400, "bad_host", "the Host header is not host or host:port")
+
+
+def _absolute(head: RequestHead) -> None:
+    match = _ABSOLUTE.fullmatch(head.target)
+    scheme = match[1].lower() if match else b""
+    if match is None or scheme not in _DEFAULT_PORT:
+        raise HTTPError(400, "bad_target", "the target is no path and no http or https URL")
+    authority, rest = match[2], match[3]
+    if _AUTHORITY.fullmatch(authority) is None:
+        raise HTTPError(400, "bad_target", "the target's authority is not host or host:port")
+    if not head.authority and head.http10:
+        head.authority = authority
+    port = _DEFAULT_PORT[scheme]
+    if authority.lower().removesuffix(port) != head.authority.lower().removesuffix(port):
+        raise HTTPError(400, "host_mismatch", "Host and the target's authority differ")
+    head.scheme = scheme
+    head.path = rest if rest[:1] == b"/" else b"/" + rest

@@ -1,0 +1,174 @@
+"""Responses as a client reads them: an upstream's mistakes become 502.
+
+The length of a response depends on its request: none after HEAD, none for 1xx,
+204 and 304, else Transfer-Encoding, Content-Length, or the end of the
+connection, in that order (RFC 9112 section 6.3).  A response that could be read
+in two ways is refused, and its connection is not used again.
+"""
+
+from __future__ import annotations
+
+import re
+
+from meshkit.http.fields import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HOST,
+    TRANSFER_ENCODING,
+    BadField,
+    Field,
+    FieldTable,
+)
+from meshkit.http.framing import CHUNKED, IDLE, NO_LENGTH, UNTIL_CLOSE, MessageReader
+from meshkit.http.h1_request import _LENGTH, _TABLE, drop_listed, tokens
+from meshkit.http.limits import Limits
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+_STATUS_LINES = 256
+_lines: dict[bytes, tuple[bool, int, bytes]] = {}
+
+
+class ResponseHead:
+    """A response without its body.
+
+    ``body``: what follows on this connection: 0 none, n bytes, CHUNKED or
+    UNTIL_CLOSE.  ``raw_length``: the Content-Length as sent, also after HEAD and
+    on 304; None = none.  ``framing``: what `render_response` needs to pass the
+    response on unchanged (a length, CHUNKED, UNTIL_CLOSE or NO_LENGTH).
+    ``headers``: as in `RequestHead`, hop-by-hop fields and Content-Length removed.
+    """
+
+    __slots__ = (
+        "body",
+        "framing",
+        "headers",
+        "http10",
+        "keep_alive",
+        "raw_length",
+        "reason",
+        "status",
+    )
+
+    def __init__(self, http10: bool, status: int, reason: bytes) -> None:
+        self.status = status
+        self.reason = reason
+        self.http10 = http10
+        self.headers: list[Field] = []
+        self.keep_alive = not http10
+        self.body = UNTIL_CLOSE
+        self.raw_length: int | None = None
+        self.framing = UNTIL_CLOSE
+
+
+class ResponseReader(MessageReader):
+    """One per upstream connection.  Its HTTPErrors are 502: answer so, and close it."""
+
+    __slots__ = ("_interim",)
+
+    def __init__(self, limits: Limits, table: FieldTable = _TABLE) -> None:
+        super().__init__(limits, table, 502)
+        self._interim = 0
+
+    def head(self, method: bytes) -> ResponseHead | None:
+        """The next head for a request with ``method``; None = feed more.
+
+        A head with status < 200 is interim: pass it on or drop it, then call
+        again for the final one.
+        """
+        if self._state != IDLE:
+            raise RuntimeError("the body of the last response was not read to its end")
+        raw = self._cut_head()
+        if raw is None:
+            return None
+        lines = raw.split(b"\r\n")
+        if len(raw) > self.limits.field_bytes or len(lines) > self.limits.header_fields:
+            self._check_sizes(raw, lines)
+        head = ResponseHead(*(_lines.get(lines[0]) or self._status_line(lines[0])))
+        del lines[0]
+        coding = self._fields(head, lines)
+        self._frame(head, method, coding)
+        if head.body:
+            self._begin_body(head.body)
+        return head
+
+    def _status_line(self, line: bytes) -> tuple[bool, int, bytes]:
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise self.bad("bad_status_line", "the status line is malformed")
+        parsed = (match[1] == b"0", int(match[2]), match[3] or b"")
+        if len(_lines) < _STATUS_LINES and len(line) < 64:
+            _lines[line] = parsed
+        return parsed
+
+    def _fields(self, head: ResponseHead, lines: list[bytes]) -> bytes | None:
+        """Fill ``head.headers`` and ``raw_length``; returns the transfer coding."""
+        table = self._table
+        headers = head.headers
+        coding: bytes | None = None
+        listed: list[bytes] = []
+        try:
+            for line in lines:
+                field = table[line]
+                if len(field) == 2:
+                    headers.append(field)
+                    continue
+                code = field[2]
+                if code == CONTENT_LENGTH:
+                    self._content_length(head, field[1])
+                elif code == CONNECTION:
+                    listed += tokens(field[1])
+                elif code == TRANSFER_ENCODING:
+                    if coding is not None:
+                        raise self.bad("bad_transfer_encoding", "Transfer-Encoding twice")
+                    coding = field[1].lower()
+                elif code in (EXPECT, HOST):
+                    headers.append((field[0], field[1]))
+        except BadField as error:
+            raise self.bad("bad_header", str(error)) from None
+        if listed:
+            names = set(listed)
+            head.keep_alive = b"close" not in names and (not head.http10 or b"keep-alive" in names)
+            drop_listed(headers, names)
+        return coding
+
+    def _content_length(self, head: ResponseHead, value: bytes) -> None:
+        if head.raw_length is not None:
+            raise self.bad("several_lengths", "more than one Content-Length")
+        if _LENGTH.fullmatch(value) is None:
+            raise self.bad("bad_content_length", "Content-Length is not a number")
+        head.raw_length = int(value)
+
+    def _frame(self, head: ResponseHead, method: bytes, coding: bytes | None) -> None:
+        status, length = head.status, head.raw_length
+        if coding is not None:
+            self._check_coding(head, coding)
+        if status < 200 or status == 204:
+            if coding is not None or length:
+                raise self.bad("unexpected_body", "a body on a response that has none")
+            self._interim_or_reset(status)
+            head.body, head.framing = 0, NO_LENGTH
+            return
+        self._interim = 0
+        if method == b"HEAD" or status == 304:
+            head.body = 0
+            head.framing = NO_LENGTH if length is None else length
+        elif coding is not None:
+            head.body = head.framing = CHUNKED
+        elif length is not None:
+            head.body = head.framing = length
+        else:
+            head.keep_alive = False
+
+    def _check_coding(self, head: ResponseHead, coding: bytes) -> None:
+        if head.raw_length is not None:
+            raise self.bad("length_and_coding", "Content-Length with Transfer-Encoding")
+        if coding != b"chunked" or head.http10:
+            raise self.bad("bad_transfer_encoding", "a coding other than chunked on HTTP/1.1")
+
+    def _interim_or_reset(self, status: int) -> None:
+        self._interim = self._interim + 1 if status < 200 else 0
+        if status == 101:
+            raise self.bad("unexpected_upgrade", "101 to a request that asked for no upgrade")
+        if self._interim > self.limits.interim_responses:
+            raise self.bad("too_many_interim", "too many 1xx responses")

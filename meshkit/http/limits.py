@@ -1,0 +1,115 @@
+"""Every limit of the data plane, by name, with the reason for its value.
+
+Two sets exist: `MESHD` for traffic of the mesh's own hosts and `GATEWAY` for
+clients nobody knows.  Sizes are bytes, times are seconds, 0 means "no limit"
+only where a field says so.  Each knob can be overridden by its camelCase name
+under ``limits:`` in meshd.yaml and gateway.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The values for a mesh host; `GATEWAY` tightens what strangers can reach."""
+
+    header_bytes: int = 60 * 1024
+    """Whole head, request or response (Envoy's 60 KiB).  Over it: 431, or 502."""
+    header_fields: int = 100
+    """Fields in one head (Envoy's 100): each costs far more CPU than its bytes."""
+    request_line_bytes: int = 16 * 1024
+    """Method, target and version.  Over it: 414."""
+    field_bytes: int = 16 * 1024
+    """One field line: big cookies pass, a head that is one field does not.  431."""
+    trailer_bytes: int = 8 * 1024
+    """Trailers carry a checksum or a status, never a cookie jar."""
+    trailer_fields: int = 20
+    chunk_line_bytes: int = 256
+    """Size and extensions of one chunk: nobody uses extensions, attackers pad them."""
+    chunk_extension_bytes: int = 16 * 1024
+    """Extensions of a whole message (net/http's 16 KiB): no free bytes beside the body."""
+    interim_responses: int = 8
+    """1xx heads before the final one; an endless series would hold a connection."""
+
+    buffer_bytes: int = 64 * 1024
+    """High watermark in each direction: memory held for a peer that does not read."""
+    drain_bytes: int = 64 * 1024
+    """Body read and dropped to keep a connection after an early reply; else close."""
+
+    tls_handshake_seconds: int = 10
+    sniff_seconds: int = 10
+    """Waiting for the bytes that tell a protocol."""
+    unfinished_handshakes: int = 1000
+    """One costs 640 µs of CPU: more at once than this starve what is established."""
+    handshakes_per_second: int = 0
+    """A source address's rate; 0 = no limit (hosts of the mesh share addresses)."""
+    handshakes_burst: int = 0
+
+    head_seconds: int = 10
+    """From a request's first byte to its head's end, absolute: a slow drip ends here."""
+    body_idle_seconds: int = 300
+    """Between two reads of one body."""
+    request_seconds: int = 0
+    """A whole request; 0 = off (routes have their own timeouts)."""
+    stream_idle_seconds: int = 300
+    keepalive_seconds: int = 75
+    """Idle between requests (nginx's 75): above every sender's own idle limit."""
+    keepalive_requests: int = 0
+    """Requests on one connection; 0 = no limit."""
+    keepalive_age_seconds: int = 3600
+    """After this a connection is closed when idle, so that load spreads again."""
+    upstream_idle_local_seconds: int = 3
+    """Idle pooled connection to an application: frameworks close at 5 s (linkerd's 3 s)."""
+    upstream_idle_mesh_seconds: int = 60
+    """Between hosts: always under the receiver's 75 s, or a request races its close."""
+
+    listener_connections: int = 0
+    """0 = half of RLIMIT_NOFILE."""
+    source_connections: int = 0
+    """From one client address; 0 = no limit."""
+
+    def override(self, knobs: Mapping[str, int]) -> Limits:
+        """A copy with ``knobs`` (camelCase or snake_case → value) replaced.
+
+        Raises ValueError for an unknown name, or for a value that is not a whole
+        number of 0 or more.
+        """
+        changes: dict[str, int] = {}
+        for knob, value in knobs.items():
+            name = KNOBS.get(knob, knob)
+            if name not in KNOBS.values():
+                known = ", ".join(sorted(KNOBS))
+                raise ValueError(f"limits.{knob}: no such limit; known ones: {known}")
+            if type(value) is not int or value < 0:
+                raise ValueError(f"limits.{knob}: expected a whole number of 0 or more")
+            changes[name] = value
+        return replace(self, **changes)
+
+
+def _camel(name: str) -> str:
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
+
+
+KNOBS: Mapping[str, str] = {_camel(f.name): f.name for f in fields(Limits)}
+"""camelCase name in a configuration file → field of `Limits`."""
+
+MESHD = Limits()
+
+GATEWAY = Limits(
+    header_bytes=32 * 1024,
+    request_line_bytes=8 * 1024,
+    field_bytes=8 * 1024,
+    buffer_bytes=32 * 1024,
+    sniff_seconds=5,
+    handshakes_per_second=50,
+    handshakes_burst=200,
+    body_idle_seconds=60,
+    request_seconds=300,
+    keepalive_requests=1000,
+    listener_connections=10_000,
+    source_connections=200,
+)
