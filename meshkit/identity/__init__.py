@@ -1,0 +1,1 @@
+"""Who a peer is: SPIFFE ids, chains, requests for certificates, rotation."""
