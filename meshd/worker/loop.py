@@ -1,0 +1,527 @@
+"""The worker's event loop: plain coroutines ("fibers") resumed directly from epoll.
+
+Theory
+======
+A general scheduler spends about 10 us on each wait; a proxy waits several times a request. This
+loop does only what a proxy needs, for about 1 us: wait for a descriptor, sleep, a deadline that
+raises inside the fiber, spawn, cancel, park and unpark. It has one thread, and a fiber runs until
+it waits, so between two waits nothing else changes the state it looks at.
+
+One turn: poll -> hand every event of the batch to its source -> fire due timers -> queue the
+fibers that gave up the last turn -> run the ready queue, first come first served. Hence:
+
+* Events first, fibers after. A source's `on_events` only sets bits and unparks; no fiber runs
+  while events are handed out, so none can close a descriptor in the middle of a batch. Should a
+  source do it all the same, a descriptor registered since the poll ignores the rest of that batch
+  (`_fresh`): those events were its predecessor's, and registering makes an edge of its own.
+* Fibers woken in one turn run in the order of their events. Those that gave up their turn
+  (`yield_turn`) come behind them, and a turn runs at most STEPS_A_TURN steps, so neither a fiber
+  that always finds work nor two that wake each other can keep the loop from polling.
+* Descriptors are registered once, edge-triggered. An edge is reported once, whoever waits or does
+  not; remembering it is the source's business (stream.py keeps sticky bits).
+
+A fiber is in exactly one state: parked (only here can it be woken), queued, running, or done.
+
+* `unpark` of a fiber that is not parked does nothing and says so (False): whoever wanted to hand
+  it something still has it. No value is lost, none delivered twice. There is no stored permit: a
+  fiber looks at the state it waits for, then parks, and nothing can come between the two.
+* `cancel` and a passed deadline throw into a parked fiber. A fiber that was already queued gets
+  what it was woken with first, and the exception at its next wait. Cancelled is level-triggered:
+  from then on every wait raises it, so a cancelled fiber cannot hang. DeadlineExceeded is raised
+  once and resets `expires` to 0, so that the fiber can still answer and clean up.
+* A fiber that was cancelled before its first step still starts: its `finally` owns resources.
+
+Deadlines: `fiber.expires = t; loop.arm(fiber)`. A request moves its deadline several times and
+meets it hardly ever, so moving it later is two comparisons: the heap keeps one live entry a
+fiber, and an entry that comes up early is pushed again at the deadline of then. Moving it
+earlier pushes a second entry and the first is stale. Stale entries are counted, and swept when
+they are the majority.
+
+Time is `clock`, readiness is `poller`: with fakes for both, tests run in virtual time.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from heapq import heapify, heappop, heappush
+from math import inf
+from types import coroutine
+from typing import Any, Protocol
+
+EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+MAX_EVENTS = 512  # one poll's batch: 512 events are some 10 ms of work, the most a turn should be
+STEPS_A_TURN = 512  # for the same reason; what is left keeps its place in the queue
+SWEEP_OVER = 64  # fewer stale timers than this are not worth a sweep
+LAST_STEPS = 100_000  # of fibers that swallow Cancelled, before `run` gives them up
+
+_log = logging.getLogger(__name__)
+
+
+class Cancelled(BaseException):
+    """Raised at a fiber's waits once it was cancelled. Clean up and let it pass."""
+
+
+class DeadlineExceeded(Exception):
+    """The fiber's `expires` has passed. Raised once; `expires` is 0 from then on."""
+
+
+class Source(Protocol):
+    """What is registered with a descriptor."""
+
+    def on_events(self, mask: int) -> None:
+        """Remember the edge and unpark who waits for it; nothing else."""
+
+
+class Poller(Protocol):
+    """The part of `select.epoll` in use."""
+
+    def register(self, fd: int, eventmask: int) -> None: ...
+    def unregister(self, fd: int) -> None: ...
+    def poll(self, timeout: float | None, maxevents: int) -> list[tuple[int, int]]: ...
+
+
+class Fiber:
+    """One coroutine under the loop. Made by `Loop.spawn`.
+
+    `expires` is the deadline on the loop's clock, 0 for none: assign, then `loop.arm(fiber)`.
+    `result` and `exception` are final once `done`.
+    """
+
+    __slots__ = (
+        "cancelled",
+        "coro",
+        "done",
+        "entry",
+        "exception",
+        "expires",
+        "joiners",
+        "loop",
+        "name",
+        "parked",
+        "result",
+        "throw",
+        "value",
+    )
+
+    def __init__(self, loop: Loop, coro: Coroutine[Any, Any, Any], name: str) -> None:
+        self.loop = loop
+        self.coro = coro
+        self.name = name
+        self.done = False
+        self.result: Any = None
+        self.exception: BaseException | None = None
+        self.expires = 0.0
+        self.entry = inf  # time of the live heap entry
+        self.parked = False
+        self.cancelled = False
+        self.value: Any = None  # what the next resume sends
+        self.throw: BaseException | None = None  # or throws
+        self.joiners: list[Fiber] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Fiber {self.name or getattr(self.coro, '__qualname__', '?')}>"
+
+    def cancel(self) -> None:
+        """Raise Cancelled at the fiber's wait, now if it is parked, and at every later one."""
+        if self.done or self.cancelled:
+            return
+        self.cancelled = True
+        if self.parked:
+            self.loop._throw(self, Cancelled())
+
+    async def join(self) -> None:
+        """Wait for the end, whatever it is; look at `result` and `exception` then."""
+        current = self.loop.current
+        while not self.done:
+            if self.joiners is None:
+                self.joiners = []
+            self.joiners.append(current)
+            try:
+                await self.loop.park()
+            finally:
+                self.joiners.remove(current)
+
+
+class Timer:
+    """A pending callback, made by `Loop.call_later`."""
+
+    __slots__ = ("args", "fn", "loop")
+
+    def __init__(self, loop: Loop, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.loop = loop
+        self.fn: Callable[..., object] | None = fn
+        self.args = args
+
+    def cancel(self) -> None:
+        """Do not call; harmless after the call."""
+        if self.fn is not None:
+            self.fn = None
+            self.loop._stale += 1
+
+
+class Loop:
+    """The loop. `now` is the clock's seconds, read once a turn; `current` the running fiber.
+
+    For metrics: `fibers` (alive), `turns`, `errors` (exceptions that left a fiber or a callback),
+    `take_lag()`.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_fresh",
+        "_heap",
+        "_lag",
+        "_poller",
+        "_ready",
+        "_sequence",
+        "_sources",
+        "_stale",
+        "_stopping",
+        "_waker",
+        "_yielded",
+        "current",
+        "errors",
+        "fibers",
+        "now",
+        "on_error",
+        "turns",
+    )
+
+    current: Fiber
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, poller: Poller | None = None
+    ) -> None:
+        self._clock = clock
+        self.now = clock()
+        self.turns = 0
+        self.errors = 0
+        self.fibers: dict[Fiber, None] = {}
+        self.on_error: Callable[[Fiber | None, BaseException], None] = _log_error
+        self._ready: deque[Fiber] = deque()
+        self._yielded: list[Fiber] = []
+        self._heap: list[tuple[float, int, Fiber | Timer]] = []
+        self._sequence = 0
+        self._stale = 0
+        self._lag = 0.0
+        self._stopping = False
+        self._sources: dict[int, Source] = {}
+        self._fresh: set[int] = set()
+        self._poller: Poller = select.epoll() if poller is None else poller
+        self._waker: _Waker | None = None
+        if poller is None:
+            self._waker = _Waker()
+            self.register(self._waker.fd, self._waker)
+
+    # Fibers
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], name: str = "") -> Fiber:
+        """Start a fiber; its first step is in this turn or the next, never inside this call."""
+        fiber = Fiber(self, coro, name)
+        fiber.cancelled = self._stopping
+        self.fibers[fiber] = None
+        self._ready.append(fiber)
+        return fiber
+
+    @coroutine
+    def park(self) -> Generator[None, Any, Any]:
+        """Wait for `unpark` and return its value.
+
+        Whoever unparks must know that this very wait is what the fiber is in: put the fiber into
+        a slot before, take it out on every way out.
+        """
+        fiber = self.current
+        if fiber.cancelled:
+            raise Cancelled
+        if 0.0 < fiber.expires <= self.now:
+            fiber.expires = 0.0
+            raise DeadlineExceeded
+        fiber.parked = True
+        return (yield)
+
+    def unpark(self, fiber: Fiber, value: Any = None) -> bool:
+        """Queue a parked fiber; False, and nothing done, if it is not parked."""
+        if not fiber.parked:
+            return False
+        fiber.parked = False
+        fiber.value = value
+        self._ready.append(fiber)
+        return True
+
+    @coroutine
+    def yield_turn(self) -> Generator[None, Any, None]:
+        """Let everyone else who is ready go first, and the loop poll."""
+        fiber = self.current
+        if fiber.cancelled:
+            raise Cancelled
+        if 0.0 < fiber.expires <= self.now:
+            fiber.expires = 0.0
+            raise DeadlineExceeded
+        self._yielded.append(fiber)
+        yield
+        if fiber.cancelled:
+            raise Cancelled
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait at least so long on the loop's clock; 0 gives up the turn."""
+        if seconds <= 0:
+            await self.yield_turn()
+            return
+        timer = self.call_later(seconds, self.unpark, self.current)
+        try:
+            while timer.fn is not None:
+                await self.park()
+        finally:
+            timer.cancel()
+
+    def _throw(self, fiber: Fiber, exc: BaseException) -> None:
+        fiber.parked = False
+        fiber.throw = exc
+        self._ready.append(fiber)
+
+    # Timers
+
+    def arm(self, fiber: Fiber) -> None:
+        """Make `fiber.expires` hold; to be called after each assignment (0 needs no call)."""
+        if 0.0 < fiber.expires < fiber.entry:
+            if fiber.entry != inf:
+                self._stale += 1
+            fiber.entry = fiber.expires
+            self._push(fiber.expires, fiber)
+
+    def call_later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
+        """Call `fn(*args)` between fibers, for housekeeping; it must be short."""
+        timer = Timer(self, fn, args)
+        self._push(self.now + seconds, timer)
+        return timer
+
+    def _push(self, when: float, target: Fiber | Timer) -> None:
+        self._sequence += 1
+        heappush(self._heap, (when, self._sequence, target))
+        if self._stale > SWEEP_OVER and self._stale * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if _is_live(entry)]
+            heapify(self._heap)
+            self._stale = 0
+
+    def _fire_timers(self) -> None:
+        """Everything due, taken out before anything runs: a callback may set a timer of 0 s."""
+        due = []
+        while self._heap and self._heap[0][0] <= self.now:
+            due.append(heappop(self._heap))
+        for entry in due:
+            target = entry[2]
+            if not _is_live(entry):
+                self._stale -= 1
+            elif isinstance(target, Timer):
+                self._call(target)
+            else:
+                self._expire(target)
+
+    def _call(self, timer: Timer) -> None:
+        fn, timer.fn = timer.fn, None
+        assert fn is not None
+        try:
+            fn(*timer.args)
+        except Exception as exc:
+            self._report(None, exc)
+
+    def _expire(self, fiber: Fiber) -> None:
+        fiber.entry = inf
+        if fiber.expires > self.now:
+            self.arm(fiber)
+        elif fiber.parked and fiber.expires:
+            fiber.expires = 0.0
+            self._throw(fiber, DeadlineExceeded())
+        # else queued: its next wait sees that `expires` has passed
+
+    # Descriptors
+
+    def register(self, fd: int, source: Source) -> None:
+        """Send the edges of `fd` (EDGE, or its subset it has) to `source`, from now on.
+
+        Whatever is ready already makes one edge. OSError as of epoll_ctl.
+        """
+        self._poller.register(fd, EDGE)
+        self._sources[fd] = source
+        self._fresh.add(fd)
+
+    def unregister(self, fd: int) -> None:
+        """Before closing `fd`; harmless when it is not registered."""
+        if self._sources.pop(fd, None) is None:
+            return
+        try:
+            self._poller.unregister(fd)
+        except OSError as exc:
+            if exc.errno not in (errno.EBADF, errno.ENOENT):
+                raise
+
+    # Running
+
+    def run(self) -> None:
+        """Turn until `stop`, then cancel every fiber and run all of them to their end."""
+        while not self._stopping:
+            self.turn()
+        self._wind_down()
+
+    def run_until_done(self, coro: Coroutine[Any, Any, Any]) -> Any:
+        """Turn until this one is done; its result, or its exception raised."""
+        fiber = self.spawn(coro)
+        while not fiber.done:
+            self.turn()
+        if fiber.exception is not None:
+            raise fiber.exception
+        return fiber.result
+
+    def stop(self) -> None:
+        """End `run`. May be called by a signal handler."""
+        self._stopping = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Make a poll that waits return; safe in signal handlers and other threads."""
+        if self._waker is not None:
+            self._waker.wake()
+
+    def close(self) -> None:
+        """Give back the loop's own descriptors; after `run`."""
+        if self._waker is not None:
+            self.unregister(self._waker.fd)
+            self._waker.close()
+            self._waker = None
+        if isinstance(self._poller, select.epoll):
+            self._poller.close()
+
+    def take_lag(self) -> float:
+        """The longest turn, in seconds, since the last call: how late anybody was served."""
+        lag, self._lag = self._lag, 0.0
+        return lag
+
+    def turn(self) -> None:
+        """One turn, as described above; waits only when nothing is ready."""
+        events = self._poller.poll(self._patience(), MAX_EVENTS)
+        started = self.now = self._clock()
+        self.turns += 1
+        if events:
+            self._hand_out(events)
+        if self._heap and self._heap[0][0] <= started:
+            self._fire_timers()
+        ready = self._ready
+        if self._yielded:
+            ready.extend(self._yielded)
+            self._yielded.clear()
+        steps = STEPS_A_TURN
+        while ready and steps:
+            steps -= 1
+            self._step(ready.popleft())
+        lag = self._clock() - started
+        if lag > self._lag:
+            self._lag = lag
+
+    def _patience(self) -> float | None:
+        if self._ready or self._yielded or self._stopping:
+            return 0
+        if self._heap:
+            return max(0.0, self._heap[0][0] - self._clock())
+        return None
+
+    def _hand_out(self, events: list[tuple[int, int]]) -> None:
+        fresh = self._fresh
+        fresh.clear()
+        source_of = self._sources.get
+        for fd, mask in events:
+            source = source_of(fd)
+            if source is None or fd in fresh:
+                continue
+            try:
+                source.on_events(mask)
+            except Exception as exc:
+                self._report(None, exc)
+
+    def _step(self, fiber: Fiber) -> None:
+        self.current = fiber
+        try:
+            if fiber.throw is None:
+                value, fiber.value = fiber.value, None
+                fiber.coro.send(value)
+            else:
+                exc, fiber.throw = fiber.throw, None
+                fiber.coro.throw(exc)
+        except StopIteration as stop:
+            self._finish(fiber, stop.value, None)
+        except (Exception, Cancelled) as exc:
+            self._finish(fiber, None, exc)
+        except BaseException as exc:  # KeyboardInterrupt, SystemExit: meant for the process
+            self._finish(fiber, None, exc)
+            raise
+
+    def _finish(self, fiber: Fiber, result: Any, exc: BaseException | None) -> None:
+        fiber.done = True
+        fiber.result = result
+        fiber.exception = exc
+        self.fibers.pop(fiber, None)
+        if fiber.entry != inf:
+            self._stale += 1
+        if isinstance(exc, Exception):
+            self._report(fiber, exc)
+        if exc is not None:
+            exc.__traceback__ = None  # its frames hold the fiber, and the fiber holds it
+        for joiner in fiber.joiners or ():
+            self.unpark(joiner)
+
+    def _report(self, fiber: Fiber | None, exc: BaseException) -> None:
+        self.errors += 1
+        try:
+            self.on_error(fiber, exc)
+        except Exception:
+            _log.exception("the loop's on_error failed")
+
+    def _wind_down(self) -> None:
+        """Every wait raises Cancelled now, so that each fiber is either ready or done."""
+        for fiber in list(self.fibers):
+            fiber.cancel()
+        for _ in range(LAST_STEPS):
+            if not self.fibers:
+                return
+            self.turn()
+        for fiber in list(self.fibers):
+            self._finish(fiber, None, RuntimeError(f"{fiber} did not end when cancelled"))
+        self._ready.clear()
+        self._yielded.clear()
+
+
+class _Waker:
+    """An eventfd in the loop's own poll."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def on_events(self, _mask: int) -> None:
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            pass
+
+    def wake(self) -> None:
+        os.eventfd_write(self.fd, 1)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _is_live(entry: tuple[float, int, Fiber | Timer]) -> bool:
+    target = entry[2]
+    if isinstance(target, Timer):
+        return target.fn is not None
+    return target.entry == entry[0] and not target.done
+
+
+def _log_error(fiber: Fiber | None, exc: BaseException) -> None:
+    _log.error("%s failed", fiber or "a callback", exc_info=exc)
