@@ -1,0 +1,152 @@
+"""Listening sockets: one SO_REUSEPORT socket per listener and worker, kept for life.
+
+Measured: four workers on one shared socket took 64/0/0/0 of 64 connections, on
+one socket each 10/20/20/14.  The kernel queues a connection on one socket of
+the group, and closing that socket resets it; so the agent holds every one as
+long as the listener is wanted, whatever becomes of workers.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+BACKLOG = 4096
+"""Connections that wait while a worker is replaced (the kernel caps it at somaxconn)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A listener's key and where it binds; the same id elsewhere is another listener."""
+
+    id: str
+    address: str
+    port: int
+
+
+def open_socket(address: str, port: int, *, shared: bool = True) -> socket.socket:
+    """Bound, listening, non-blocking, close-on-exec.  OSError where it cannot be."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
+        sock.bind((address, port))
+        if shared:
+            sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def probe(address: str, port: int) -> None:
+    """OSError if somebody already listens there.
+
+    SO_REUSEPORT would let two daemons of one user share the port in silence,
+    each getting a part of the connections; a bind without it does not.
+    """
+    open_socket(address, port, shared=False).close()
+
+
+def where(descriptor: int) -> tuple[str, int]:
+    """Address and port a descriptor is bound to."""
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        name = sock.getsockname()
+    return str(name[0]), int(name[1])
+
+
+class Sockets:
+    """All listening sockets of this host: ``(listener id, worker index)`` → socket."""
+
+    def __init__(self, workers: int):
+        self._workers = workers
+        self._held: dict[str, dict[int, socket.socket]] = {}
+        self._wants: dict[str, Want] = {}
+        self.faults: dict[str, str] = {}
+        """Listener id → why it is not open; tried again at every `open`."""
+
+    def get(self, listener: str, index: int) -> socket.socket | None:
+        return self._held.get(listener, {}).get(index)
+
+    def ids(self) -> list[str]:
+        """Listeners that are open."""
+        return sorted(self._held)
+
+    def adopt(self, index: int, listeners: Sequence[str], descriptors: Sequence[int]) -> None:
+        """Take over the descriptors of a hello: its own, and those it was lent.
+
+        An id that comes twice is a loan: it belongs to any worker without one.
+        What nobody can use (already held) is closed; takes ownership of all.
+        """
+        for listener, descriptor in zip(listeners, descriptors, strict=True):
+            group = self._held.setdefault(listener, {})
+            free = [index, *range(self._workers)]
+            slot = next((i for i in free if i not in group), None)
+            if slot is None or not self._fits(listener, descriptor):
+                os.close(descriptor)
+            else:
+                group[slot] = socket.socket(fileno=descriptor)
+            if not group:
+                del self._held[listener]
+
+    def _fits(self, listener: str, descriptor: int) -> bool:
+        want = self._wants.get(listener)
+        try:
+            bound = where(descriptor)
+        except OSError:
+            return False
+        return want is None or bound == (want.address, want.port)
+
+    def open(self, wants: Iterable[Want]) -> list[str]:
+        """Open what is wanted and missing; returns the ids that are new."""
+        self._wants = {w.id: w for w in wants}
+        self.faults = {}
+        fresh = []
+        for want in self._wants.values():
+            self._drop_if_moved(want)
+            if self._complete(want):
+                fresh.append(want.id)
+        return fresh
+
+    def _drop_if_moved(self, want: Want) -> None:
+        group = self._held.get(want.id, {})
+        if any(s.getsockname()[:2] != (want.address, want.port) for s in group.values()):
+            self._close(want.id)
+
+    def _complete(self, want: Want) -> bool:
+        """Fill the group of a listener; True if it has changed."""
+        group = self._held.get(want.id, {})
+        missing = [i for i in range(self._workers) if i not in group]
+        if not missing:
+            return False
+        try:
+            if not group:
+                probe(want.address, want.port)
+            opened = [open_socket(want.address, want.port) for _ in missing]
+        except OSError as error:
+            self.faults[want.id] = f"{want.address}:{want.port}: {error.strerror or error}"
+            return False
+        self._held[want.id] = group | dict(zip(missing, opened, strict=True))
+        return True
+
+    def surplus(self) -> list[str]:
+        """Open, but no longer wanted: closed by `close` once no worker accepts there."""
+        return sorted(set(self._held) - set(self._wants))
+
+    def close(self, listener: str) -> None:
+        if listener in self._held:
+            self._close(listener)
+
+    def _close(self, listener: str) -> None:
+        for sock in self._held.pop(listener).values():
+            sock.close()
+
+    def close_all(self) -> None:
+        for listener in list(self._held):
+            self._close(listener)
