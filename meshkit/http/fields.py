@@ -27,7 +27,7 @@ Field = tuple[bytes, bytes]
 Parsed = tuple[bytes, bytes] | tuple[bytes, bytes, int]
 
 HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION = 1, 2, 3, 4
-UPGRADE, EXPECT, TE, HOP = 5, 6, 7, 8
+UPGRADE, EXPECT, TE, HOP, KEEP_ALIVE = 5, 6, 7, 8, 9
 _ORDINARY, _UNIQUE = 0, -1
 
 _CODES: dict[bytes, int] = {
@@ -105,6 +105,8 @@ class FieldTable(dict[bytes, Parsed]):
             raise BadField("a control character in a header value")
         name, code = known
         value = value.strip(b" \t")
+        if code == CONNECTION and value.lower() == b"keep-alive":
+            code = KEEP_ALIVE  # nearly all Connection fields, and they change next to nothing
         field: Parsed = (name, value) if code <= 0 else (name, value, code)
         if code != _UNIQUE and len(line) <= _LINE_BYTES:
             if len(self) >= _TABLE_LINES:

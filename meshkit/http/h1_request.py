@@ -17,6 +17,7 @@ from meshkit.http.fields import (
     CONTENT_LENGTH,
     EXPECT,
     HOST,
+    KEEP_ALIVE,
     PROTECTED,
     TE,
     TRANSFER_ENCODING,
@@ -134,7 +135,7 @@ class RequestReader(MessageReader):
                     head.authority = field[1]
                     if not _AUTHORITY.fullmatch(field[1]):
                         raise _bad_host()
-                else:
+                elif field[2] != KEEP_ALIVE or head.http10:
                     special.append(field)
         except BadField as error:
             raise HTTPError(400, "bad_header", str(error)) from None
@@ -182,7 +183,7 @@ class _Judge:
         for _name, value, code in self.special:
             if code == CONTENT_LENGTH:
                 self._content_length(value)
-            elif code == CONNECTION:
+            elif code in (CONNECTION, KEEP_ALIVE):
                 self.listed += tokens(value)
             elif code == TRANSFER_ENCODING:
                 if self.coding is not None:

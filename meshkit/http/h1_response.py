@@ -15,6 +15,7 @@ from meshkit.http.fields import (
     CONTENT_LENGTH,
     EXPECT,
     HOST,
+    KEEP_ALIVE,
     TRANSFER_ENCODING,
     BadField,
     Field,
@@ -116,7 +117,7 @@ class ResponseReader(MessageReader):
                 code = field[2]
                 if code == CONTENT_LENGTH:
                     self._content_length(head, field[1])
-                elif code == CONNECTION:
+                elif code == CONNECTION or (code == KEEP_ALIVE and head.http10):
                     listed += tokens(field[1])
                 elif code == TRANSFER_ENCODING:
                     if coding is not None:
