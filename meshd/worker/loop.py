@@ -54,7 +54,7 @@ from math import inf
 from types import coroutine
 from typing import Any, Protocol
 
-EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
 MAX_EVENTS = 512  # one poll's batch: 512 events are some 10 ms of work, the most a turn should be
 STEPS_A_TURN = 512  # for the same reason; what is left keeps its place in the queue
 SWEEP_OVER = 64  # fewer stale timers than this are not worth a sweep

@@ -1,0 +1,462 @@
+"""A non-blocking socket with or without TLS, for one reading and one writing fiber.
+
+Theory
+======
+A descriptor is registered once, edge-triggered, and carries two sticky bits, `readable` and
+`writable`: "an attempt may succeed". The invariant that keeps a wake-up from getting lost:
+
+    A bit that is clear means that an edge is still to come.
+
+An edge sets it, whether or not somebody waits. Only proof that the kernel has nothing clears it,
+because whatever arrives after that proof makes a new edge. Proofs are
+
+* EAGAIN; of OpenSSL, WantRead (for `readable`) and WantWrite (for `writable`), whichever call
+  they come from: SSL_read may have to write (a key update's answer), SSL_write to read;
+* on a TCP socket without TLS, a read that returned less than it was given room for (epoll(7));
+* with TLS, nothing pending in OpenSSL and FIONREAD 0. `pending()` alone proves nothing: one edge
+  may stand for many records, of which OpenSSL takes in one at a time. A full record is never
+  asked about: more is likely.
+
+The last two spare the attempt that is bound to fail (1.3 us plain, 2 us TLS, because each is an
+exception). They hold while the end of the stream was not announced: EOF adds no byte and its edge
+may be the one already seen; and a read stops short at urgent data with more behind it. So after
+RDHUP, HUP, ERR or PRI (`_short_proves` is False), only a failed attempt clears the bit.
+
+An edge promises nothing: a TLS edge may bring only a session ticket or half a record. So every
+wait is "attempt, and if it would block, wait for its bit, and attempt again".
+
+Fairness: a reader may take 16 reads or 256 KiB; then `try_recv` says None with the bit still set,
+and `wait_readable` gives up the turn instead of parking. Whoever reads in the ordinary loop is
+fair without doing anything for it.
+
+Pending output belongs to the connection, not to the fiber that sends. After WantWrite OpenSSL
+keeps a half-written record and takes the next buffer for its rest; a plain stream that was cut in
+a buffer has lost its framing. So a send that ends early (cancelled, expired, failed) after the
+first byte may be out makes the stream `broken`: it can only be closed. Until a send is done,
+`_held` is its buffer and another one is refused.
+
+After close nothing here may touch the descriptor: OpenSSL keeps its number, which by then may be
+somebody else's socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import ssl
+import struct
+from array import array
+from collections.abc import Callable
+from fcntl import ioctl
+from termios import FIONREAD
+from typing import Any
+
+from meshd.worker.loop import Fiber, Loop
+
+Buffer = bytes | bytearray | memoryview
+
+READ_EDGE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
+WRITE_EDGE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_LAST = _GONE | select.EPOLLPRI
+
+READ_SIZE = (
+    65_536  # one read of a plain stream; larger reads fault in fresh pages (21 against 7 us)
+)
+RECORD = 16_384  # the most that a TLS record carries (RFC 8446, 5.1)
+BURST = 262_144  # bytes that one stream may move before others get their turn
+READ_COST = BURST // 16  # a small read counts for so much: at most 16 reads a turn
+TLS_SLICE = 65_536  # SSL_write takes all or nothing, so large buffers go in slices
+STASH_LIMIT = 1_048_576  # bytes read ahead to half-close TLS, see shutdown_write
+
+_unread = array("i", [0])  # FIONREAD's answer; one thread, so one is enough
+
+
+class StreamClosed(ConnectionError):
+    """The stream was closed or broken on our side."""
+
+
+class Stream:
+    """A connected stream socket. It owns `sock` and registers it with the loop.
+
+    At most one fiber reads and one writes at a time. Everything may raise OSError, of which
+    ssl.SSLError and StreamClosed are kinds; after one in a send, or in any TLS call, the stream
+    is `broken` and good for `close` or `abort` only.
+
+    eof: the peer has ended its side; `ragged`: without the close_notify that TLS demands, so what
+    came may be cut short. hup: the kernel announced the end (or an error); bytes may still be
+    unread. tls_alert: a read failed by the peer's alert. bytes_in, bytes_out: as the application
+    sees them, without TLS framing.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_held",
+        "_read_wants_write",
+        "_recv",
+        "_send",
+        "_short_proves",
+        "_write_wants_read",
+        "broken",
+        "bytes_in",
+        "bytes_out",
+        "closed",
+        "credit",
+        "eof",
+        "fd",
+        "hup",
+        "loop",
+        "ragged",
+        "readable",
+        "reader",
+        "reader_edge",
+        "sock",
+        "tls",
+        "tls_alert",
+        "writable",
+        "writer",
+        "writer_edge",
+    )
+
+    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.loop = loop
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.tls: Any = None  # the _ssl._SSLSocket: SSLSocket's own methods cost 1 us more
+        self.readable = self.writable = True  # nothing proven yet
+        self.hup = self.eof = self.ragged = self.closed = self.broken = self.tls_alert = False
+        self.bytes_in = self.bytes_out = 0
+        self.credit = BURST
+        self.reader: Fiber | None = None
+        self.writer: Fiber | None = None
+        self.reader_edge = READ_EDGE
+        self.writer_edge = WRITE_EDGE
+        self._read_wants_write = self._write_wants_read = False
+        self._short_proves = sock.family in (socket.AF_INET, socket.AF_INET6)
+        self._held: Buffer | None = None
+        self._recv: Callable[[int], bytes] = sock.recv
+        self._send: Callable[[Buffer], int] = sock.send
+        loop.register(self.fd, self)
+
+    def __repr__(self) -> str:
+        kind = "TLS" if self.tls is not None else "plain"
+        state = "closed" if self.closed else "broken" if self.broken else "open"
+        return f"<Stream {kind} fd {self.fd} {state}>"
+
+    def on_events(self, mask: int) -> None:
+        """The loop's edge: remember it, wake who waits for it."""
+        if mask & READ_EDGE:
+            self.readable = True
+        if mask & WRITE_EDGE:
+            self.writable = True
+        if mask & _LAST:
+            self._short_proves = False
+            if mask & _GONE:
+                self.hup = True
+        fiber = self.reader
+        if fiber is not None and mask & self.reader_edge:
+            self.loop.unpark(fiber)
+        fiber = self.writer
+        if fiber is not None and mask & self.writer_edge:
+            self.loop.unpark(fiber)
+
+    # Reading
+
+    def try_recv(self, n: int = READ_SIZE) -> bytes | None:
+        """What is there now, at most n bytes; b"" at the end; None: `wait_readable`, try again."""
+        if not self.readable or self.credit <= 0:
+            if self.closed:
+                raise _closed_error()
+            return None
+        try:
+            data = self._recv(n)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self.readable = False
+            return None
+        except ssl.SSLWantWriteError:
+            self.writable = False
+            self._read_wants_write = True
+            return None
+        except ssl.SSLEOFError:
+            self.eof = self.ragged = True
+            self._recv = _at_end
+            return b""
+        except OSError as exc:
+            self._failed(exc)
+            raise
+        size = len(data)
+        self.bytes_in += size
+        self.credit -= size if size > READ_COST else READ_COST
+        if not size:
+            self.eof = True
+        elif self._short_proves and size < n:
+            if self.tls is None:
+                self.readable = False
+            elif size < RECORD and not self.tls.pending():
+                ioctl(self.fd, FIONREAD, _unread)
+                if not _unread[0]:
+                    self.readable = False
+        return data
+
+    async def recv(self, n: int = READ_SIZE) -> bytes:
+        """At least one byte, at most n; b"" at the end. Does not suspend if there is data."""
+        data = self.try_recv(n)
+        while data is None:
+            await self.wait_readable()
+            data = self.try_recv(n)
+        return data
+
+    async def wait_readable(self) -> None:
+        """Until an attempt to read may succeed. At once if it may already, unless credit is out."""
+        if self._read_wants_write:
+            self._read_wants_write = False
+            while not self.writable:
+                await self._park_reader(WRITE_EDGE)
+        elif not self.readable:
+            while not self.readable:
+                await self._park_reader(READ_EDGE)
+        elif self.credit <= 0:
+            await self.loop.yield_turn()
+            self.credit = BURST
+
+    def readable_now(self) -> bool:
+        """Whether a read would find something: data, the end, an error. Asks the kernel if needed.
+
+        False for an idle connection proves it fit for reuse: no stray bytes, no end. What is read
+        to find out (TLS: it may be no more than a ticket) is given out by the next read.
+        """
+        if not self.readable:
+            return False
+        self.credit = max(self.credit, READ_COST)
+        try:
+            data = self.try_recv(READ_SIZE if self.tls is None else RECORD)
+        except OSError:
+            return True
+        if data is None:
+            return self._read_wants_write
+        self._unread(data)
+        return True
+
+    def _unread(self, data: bytes) -> None:
+        """Give `data` out again before anything else."""
+        recv = self._recv
+        self.bytes_in -= len(data)
+        self.eof = False
+        self.readable = True
+        self._short_proves = False  # of a stash it says nothing about the kernel
+
+        def stashed(n: int) -> bytes:
+            nonlocal data
+            piece, data = data[:n], data[n:]
+            if not data:
+                self._recv = recv
+            return piece
+
+        self._recv = stashed
+
+    async def _park_reader(self, edge: int) -> None:
+        if self.closed:
+            raise _closed_error()
+        if self.reader is not None:
+            raise RuntimeError("another fiber waits to read this stream")
+        self.credit = BURST
+        self.reader = self.loop.current
+        self.reader_edge = edge
+        try:
+            await self.loop.park()
+        finally:
+            self.reader = None
+        if self.closed:
+            raise _closed_error()
+
+    # Writing
+
+    def try_send(self, data: Buffer) -> int:
+        """Bytes taken, 0 for none; with TLS all or none, and after 0 the same object again."""
+        if not self.writable:
+            return 0
+        if self._held is not None and self._held is not data:
+            raise RuntimeError("another send is under way on this stream")
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            self.writable = False
+            return 0
+        except ssl.SSLWantWriteError:
+            self.writable = False
+            self._held = data
+            return 0
+        except ssl.SSLWantReadError:
+            self.readable = False
+            self._write_wants_read = True
+            self._held = data
+            return 0
+        except OSError as exc:
+            self._failed(exc)
+            raise
+        self._held = None
+        self.bytes_out += sent
+        return sent
+
+    async def send(self, data: Buffer) -> None:
+        """All of it. Does not suspend if the kernel has room."""
+        if self._held is not None or self.broken:
+            self._refuse_send()
+        size = len(data)
+        sent = 0
+        if 0 < size <= TLS_SLICE:
+            sent = self.try_send(data)
+        if sent != size:
+            await self._send_rest(data, sent)
+
+    async def _send_rest(self, data: Buffer, done: int) -> None:
+        view = memoryview(data)
+        most = BURST if self.tls is None else TLS_SLICE
+        # What OpenSSL may already hold is retried as the same object.
+        piece: Buffer = view[done : done + most] if self._held is None else self._held
+        budget = BURST
+        try:
+            while piece:
+                self._held = piece  # nobody else sends while this waits
+                if budget <= 0:
+                    await self.loop.yield_turn()
+                    budget = BURST
+                sent = self.try_send(piece)
+                if not sent:
+                    await self.wait_writable()
+                    budget = BURST
+                    continue
+                done += sent
+                budget -= sent
+                piece = view[done : done + most]
+        except BaseException:
+            # A TLS buffer that was only waiting counts as begun: OpenSSL may hold half of it.
+            if done or self.tls is not None:
+                self.broken = True
+            raise
+        finally:
+            self._held = None
+
+    async def wait_writable(self) -> None:
+        """Until an attempt to send may succeed; at once if it may already."""
+        if self._write_wants_read:
+            self._write_wants_read = False
+            while not self.readable:
+                await self._park_writer(READ_EDGE)
+        else:
+            while not self.writable:
+                await self._park_writer(WRITE_EDGE)
+
+    async def _park_writer(self, edge: int) -> None:
+        if self.closed:
+            raise _closed_error()
+        if self.writer is not None:
+            raise RuntimeError("another fiber waits to send on this stream")
+        self.writer = self.loop.current
+        self.writer_edge = edge
+        try:
+            await self.loop.park()
+        finally:
+            self.writer = None
+        if self.closed:
+            raise _closed_error()
+
+    def _refuse_send(self) -> None:
+        if self.broken or self.closed:
+            raise StreamClosed(errno.EPIPE, "an earlier send was cut short: close the stream")
+        raise RuntimeError("another send is under way on this stream")
+
+    def _failed(self, exc: OSError) -> None:
+        self.broken = True
+        self.tls_alert = isinstance(exc, ssl.SSLError) and "_ALERT_" in (exc.reason or "")
+
+    # TLS
+
+    def peer_chain(self) -> list[bytes]:
+        """The verified chain in DER, leaf first, anchor last; empty if none was asked for."""
+        return [bytes(cert.public_bytes(2)) for cert in self.tls.get_verified_chain() or ()]
+
+    def alpn(self) -> str | None:
+        """The protocol that both sides chose, None without TLS or agreement."""
+        return None if self.tls is None else self.tls.selected_alpn_protocol()
+
+    # The end
+
+    def shutdown_write(self) -> None:
+        """End our side: FIN, with TLS a close_notify before it. Reading goes on.
+
+        SSL_shutdown looks for the peer's close_notify too, and finding data instead it ruins the
+        connection for reading. So what has arrived is read first, up to STASH_LIMIT, and given
+        out by later reads.
+        """
+        if self.tls is not None:
+            stash = self._read_ahead()
+            self._close_notify()
+            if stash:
+                self._unread(stash)
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            if exc.errno != errno.ENOTCONN:
+                raise
+
+    def _read_ahead(self) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while size < STASH_LIMIT:
+            self.credit = BURST
+            piece = self.try_recv()
+            if not piece:
+                break
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
+
+    def _close_notify(self) -> None:
+        """Best effort: whether the peer hears it is the peer's business."""
+        try:
+            self.tls.shutdown()
+        except (OSError, ValueError):
+            pass
+
+    def close(self) -> None:
+        """Orderly end: close_notify where TLS is intact, then close. Idempotent."""
+        if self.closed:
+            return
+        if self.tls is not None and not self.broken and not self.ragged and not self._held:
+            self._close_notify()
+        self._let_go()
+
+    def abort(self) -> None:
+        """Reset: the peer sees an error, not an end. Idempotent."""
+        if self.closed:
+            return
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass  # it is a courtesy; the close follows anyway
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.closed = True
+        self.readable = self.writable = False
+        self._recv = self._send = _closed_call
+        self.loop.unregister(self.fd)
+        self.sock.close()
+        for fiber in (self.reader, self.writer):
+            if fiber is not None:
+                self.loop.unpark(fiber)
+
+
+def _closed_error() -> StreamClosed:
+    return StreamClosed(errno.EBADF, "the stream is closed")
+
+
+def _at_end(_: int) -> bytes:
+    return b""
+
+
+def _closed_call(_: object) -> Any:
+    raise _closed_error()
