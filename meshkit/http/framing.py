@@ -77,6 +77,10 @@ class MessageReader:
         """Bytes received and not used: a head in part, or what was pipelined."""
         return len(self._buf) - self._pos
 
+    def pending(self) -> bool:
+        """A message has begun: its deadline counts, not the idle one."""
+        return self._state != IDLE or self._pos < len(self._buf)
+
     def feed(self, data: bytes) -> None:
         """Add received bytes.  Call it when `head` or `body` said None."""
         if self._pos == len(self._buf):

@@ -39,8 +39,8 @@ class Limits:
     drain_bytes: int = 64 * 1024
     """Body read and dropped to keep a connection after an early reply; else close."""
 
-    tls_handshake_seconds: int = 10
-    sniff_seconds: int = 10
+    tls_handshake: int = 10
+    sniff: int = 10
     """Waiting for the bytes that tell a protocol."""
     unfinished_handshakes: int = 1000
     """One costs 640 µs of CPU: more at once than this starve what is established."""
@@ -48,22 +48,22 @@ class Limits:
     """A source address's rate; 0 = no limit (hosts of the mesh share addresses)."""
     handshakes_burst: int = 0
 
-    head_seconds: int = 10
+    head_timeout: int = 10
     """From a request's first byte to its head's end, absolute: a slow drip ends here."""
-    body_idle_seconds: int = 300
+    body_idle: int = 300
     """Between two reads of one body."""
-    request_seconds: int = 0
+    request_timeout: int = 0
     """A whole request; 0 = off (routes have their own timeouts)."""
-    stream_idle_seconds: int = 300
-    keepalive_seconds: int = 75
+    stream_idle: int = 300
+    keepalive_idle: int = 75
     """Idle between requests (nginx's 75): above every sender's own idle limit."""
     keepalive_requests: int = 0
     """Requests on one connection; 0 = no limit."""
-    keepalive_age_seconds: int = 3600
+    keepalive_age: int = 3600
     """After this a connection is closed when idle, so that load spreads again."""
-    upstream_idle_local_seconds: int = 3
+    upstream_idle_local: int = 3
     """Idle pooled connection to an application: frameworks close at 5 s (linkerd's 3 s)."""
-    upstream_idle_mesh_seconds: int = 60
+    upstream_idle_mesh: int = 60
     """Between hosts: always under the receiver's 75 s, or a request races its close."""
 
     listener_connections: int = 0
@@ -104,11 +104,11 @@ GATEWAY = Limits(
     request_line_bytes=8 * 1024,
     field_bytes=8 * 1024,
     buffer_bytes=32 * 1024,
-    sniff_seconds=5,
+    sniff=5,
     handshakes_per_second=50,
     handshakes_burst=200,
-    body_idle_seconds=60,
-    request_seconds=300,
+    body_idle=60,
+    request_timeout=300,
     keepalive_requests=1000,
     listener_connections=10_000,
     source_connections=200,

@@ -1,0 +1,73 @@
+"""Ids that tie one request's records together: x-request-id and traceparent.
+
+``traceparent`` is W3C Trace Context level 1:
+``00-<32 hex trace id>-<16 hex parent id>-<2 hex flags>``, flag 01 = sampled.
+The parent's sampling decision is always respected.  A trace that begins here is
+not sampled unless the caller says so: nothing in the mesh exports spans, and
+the flag would switch on recording in every application behind.
+"""
+
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import NamedTuple
+
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+
+
+class TraceParent(NamedTuple):
+    """Lower-case hex digits, as on the wire."""
+
+    trace_id: bytes
+    parent_id: bytes
+    sampled: bool
+
+
+def new_request_id(random: Random) -> bytes:
+    """A version 4 UUID (RFC 9562), 36 characters."""
+    digits = b"%032x" % random.getrandbits(128)
+    return b"%b-%b-4%b-%b%b-%b" % (
+        digits[:8],
+        digits[8:12],
+        digits[13:16],
+        b"89ab"[digits[16] & 3 : (digits[16] & 3) + 1],
+        digits[17:20],
+        digits[20:],
+    )
+
+
+def valid_request_id(value: bytes) -> bool:
+    """One that a stranger sent may be kept: visible ASCII, 128 bytes at most."""
+    return _REQUEST_ID.fullmatch(value) is not None
+
+
+def new_traceparent(random: Random, sampled: bool = False) -> bytes:
+    """A trace that begins here; ids are never all zero (which W3C forbids)."""
+    return b"00-%032x-%016x-0%d" % (
+        random.getrandbits(128) | 1,
+        random.getrandbits(64) | 1,
+        sampled,
+    )
+
+
+def parse_traceparent(value: bytes) -> TraceParent | None:
+    """None for what must be ignored: malformed, version ff, an id of zeros."""
+    match = _TRACEPARENT.fullmatch(value)
+    if match is None:
+        return None
+    version, trace_id, parent_id, flags, more = match.groups()
+    if version == b"ff" or (version == b"00" and more):
+        return None
+    if not trace_id.strip(b"0") or not parent_id.strip(b"0"):
+        return None
+    return TraceParent(trace_id, parent_id, bool(int(flags, 16) & 1))
+
+
+def child_traceparent(parent: bytes | None, random: Random, sampled: bool = False) -> bytes:
+    """The same trace and sampling decision with a new span id; a new trace if there is none."""
+    known = parse_traceparent(parent) if parent else None
+    if known is None:
+        return new_traceparent(random, sampled)
+    return b"00-%b-%016x-0%d" % (known.trace_id, random.getrandbits(64) | 1, known.sampled)
