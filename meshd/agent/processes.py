@@ -82,8 +82,13 @@ def start(command: Command, index: int, environ: Mapping[str, str], *, owned: bo
         start_new_session=True,
         preexec_fn=_die_with_parent() if owned else None,
     )
-    worker = Worker(popen.pid, popen)
-    write_atomic(command.pid_file(index), f"{popen.pid} {start_time(popen.pid)}\n".encode())
+    return record(command, index, Worker(popen.pid, popen))
+
+
+def record(command: Command, index: int, worker: Worker) -> Worker:
+    """Write the pid file by which the next agent finds this worker; returns it."""
+    text = f"{worker.pid} {start_time(worker.pid)}\n"
+    write_atomic(command.pid_file(index), text.encode())
     return worker
 
 

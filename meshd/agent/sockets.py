@@ -67,7 +67,8 @@ class Sockets:
     def __init__(self, workers: int):
         self._workers = workers
         self._held: dict[str, dict[int, socket.socket]] = {}
-        self._wants: dict[str, Want] = {}
+        self._wants: dict[str, Want] | None = None
+        """None until the first `open`: nothing is surplus before anything is wanted."""
         self.faults: dict[str, str] = {}
         """Listener id → why it is not open; tried again at every `open`."""
 
@@ -78,25 +79,32 @@ class Sockets:
         """Listeners that are open."""
         return sorted(self._held)
 
-    def adopt(self, index: int, listeners: Sequence[str], descriptors: Sequence[int]) -> None:
-        """Take over the descriptors of a hello: its own, and those it was lent.
+    def ids_wanted(self) -> list[str]:
+        """Open and wanted: what every worker should hold."""
+        return sorted(set(self._held) & set(self._wants or ()))
 
-        An id that comes twice is a loan: it belongs to any worker without one.
-        What nobody can use (already held) is closed; takes ownership of all.
+    def adopt(self, index: int, listeners: Sequence[str], descriptors: Sequence[int]) -> set[str]:
+        """Take over the descriptors of a hello; returns the ids that are as they should be.
+
+        A descriptor for a slot that we hold already is the same socket (the
+        worker reconnected) or an older one, to be replaced by ours; it is closed.
+        Takes ownership of all descriptors.
         """
+        kept = set()
         for listener, descriptor in zip(listeners, descriptors, strict=True):
-            group = self._held.setdefault(listener, {})
-            free = [index, *range(self._workers)]
-            slot = next((i for i in free if i not in group), None)
-            if slot is None or not self._fits(listener, descriptor):
-                os.close(descriptor)
-            else:
-                group[slot] = socket.socket(fileno=descriptor)
-            if not group:
-                del self._held[listener]
+            held = self.get(listener, index)
+            if held is None and self._fits(listener, descriptor):
+                group = self._held.setdefault(listener, {})
+                group[index] = socket.socket(fileno=descriptor)
+                kept.add(listener)
+                continue
+            if held is not None and os.path.sameopenfile(held.fileno(), descriptor):
+                kept.add(listener)
+            os.close(descriptor)
+        return kept
 
     def _fits(self, listener: str, descriptor: int) -> bool:
-        want = self._wants.get(listener)
+        want = (self._wants or {}).get(listener)
         try:
             bound = where(descriptor)
         except OSError:
@@ -105,10 +113,10 @@ class Sockets:
 
     def open(self, wants: Iterable[Want]) -> list[str]:
         """Open what is wanted and missing; returns the ids that are new."""
-        self._wants = {w.id: w for w in wants}
+        wanted = self._wants = {w.id: w for w in wants}
         self.faults = {}
         fresh = []
-        for want in self._wants.values():
+        for want in wanted.values():
             self._drop_if_moved(want)
             if self._complete(want):
                 fresh.append(want.id)
@@ -137,7 +145,7 @@ class Sockets:
 
     def surplus(self) -> list[str]:
         """Open, but no longer wanted: closed by `close` once no worker accepts there."""
-        return sorted(set(self._held) - set(self._wants))
+        return [] if self._wants is None else sorted(set(self._held) - set(self._wants))
 
     def close(self, listener: str) -> None:
         if listener in self._held:
