@@ -1,0 +1,86 @@
+"""docs/metrics.md from the table of metrics.
+
+    python -m meshkit.telemetry.docs                        print it
+    python -m meshkit.telemetry.docs --check docs/metrics.md    exit 1 if it differs
+
+meshkit opens no files elsewhere; this module is a tool and not imported by any.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from meshkit.telemetry.accesslog import KEYS
+from meshkit.telemetry.metrics import DURATION_BOUNDS, ISTIO_LABELS, METRICS, Metric
+
+_HEAD = """\
+# Metrics and access log
+
+Generated from `meshkit/telemetry/metrics.py`; edit that and run
+`python -m meshkit.telemetry.docs > docs/metrics.md`.
+
+meshd and mesh-gateway answer `GET /metrics` (Prometheus text) on the address
+`metrics:` of their configuration. Counters are kept in shared memory, one file a
+worker: they survive a worker's crash, and are the sum over the host's workers.
+"""
+
+
+def render() -> str:
+    """The whole page."""
+    istio = [m for m in METRICS.values() if m.name.startswith("istio_")]
+    own = [m for m in METRICS.values() if not m.name.startswith("istio_")]
+    bounds = ", ".join(f"{bound:g}" for bound in DURATION_BOUNDS)
+    labels = "\n".join(f"- `{label}`" for label in ISTIO_LABELS)
+    keys = "\n".join(f"- `{key}`" for key in KEYS)
+    return f"""{_HEAD}
+## Requests, named as Istio names them
+
+{_rows(istio, labels=False)}
+Histogram bounds (inclusive): {bounds}, +Inf.
+
+Labels of all of them (missing values are `unknown`):
+
+{labels}
+
+## The daemons themselves
+
+{_rows(own, labels=True)}
+## Access log
+
+One JSON object a line; missing values are `"-"`. Keys, in order:
+
+{keys}
+"""
+
+
+def _rows(metrics: list[Metric], labels: bool) -> str:
+    head = "| name | type | labels | meaning |\n|---|---|---|---|\n"
+    if not labels:
+        head = "| name | type | meaning |\n|---|---|---|\n"
+    return head + "".join(_row(metric, labels) for metric in metrics)
+
+
+def _row(metric: Metric, labels: bool) -> str:
+    names = ", ".join(f"`{label}`" for label in metric.labels) or "–"
+    middle = f" {names} |" if labels else ""
+    return f"| `{metric.name}` | {metric.type} |{middle} {metric.help} |\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0 printed or equal, 1 the file differs, 2 wrong usage."""
+    if not arguments:
+        sys.stdout.write(render())
+        return 0
+    if len(arguments) != 2 or arguments[0] != "--check":
+        sys.stderr.write("usage: python -m meshkit.telemetry.docs [--check FILE]\n")
+        return 2
+    path = Path(arguments[1])
+    if path.is_file() and path.read_text(encoding="utf-8") == render():
+        return 0
+    sys.stderr.write(f"{path} is out of date: python -m meshkit.telemetry.docs > {path}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
