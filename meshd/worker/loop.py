@@ -31,12 +31,6 @@ A fiber is in exactly one state: parked (only here can it be woken), queued, run
   once and resets `expires` to 0, so that the fiber can still answer and clean up.
 * A fiber that was cancelled before its first step still starts: its `finally` owns resources.
 
-Deadlines: `fiber.expires = t; loop.arm(fiber)`. A request moves its deadline several times and
-meets it hardly ever, so moving it later is two comparisons: the heap keeps one live entry a
-fiber, and an entry that comes up early is pushed again at the deadline of then. Moving it
-earlier pushes a second entry and the first is stale. Stale entries are counted, and swept when
-they are the majority.
-
 Time is `clock`, readiness is `poller`: with fakes for both, tests run in virtual time.
 """
 
@@ -49,26 +43,21 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from heapq import heapify, heappop, heappush
 from math import inf
 from types import coroutine
 from typing import Any, Protocol
 
+from meshd.worker.fiber import Cancelled, DeadlineExceeded, Fiber
+from meshd.worker.timers import Timer, Timers
+
+__all__ = ["Cancelled", "DeadlineExceeded", "Fiber", "Loop", "Poller", "Source", "Timer"]
+
 EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
 MAX_EVENTS = 512  # one poll's batch: 512 events are some 10 ms of work, the most a turn should be
 STEPS_A_TURN = 512  # for the same reason; what is left keeps its place in the queue
-SWEEP_OVER = 64  # fewer stale timers than this are not worth a sweep
 LAST_STEPS = 100_000  # of fibers that swallow Cancelled, before `run` gives them up
 
 _log = logging.getLogger(__name__)
-
-
-class Cancelled(BaseException):
-    """Raised at a fiber's waits once it was cancelled. Clean up and let it pass."""
-
-
-class DeadlineExceeded(Exception):
-    """The fiber's `expires` has passed. Raised once; `expires` is 0 from then on."""
 
 
 class Source(Protocol):
@@ -86,85 +75,6 @@ class Poller(Protocol):
     def poll(self, timeout: float | None, maxevents: int) -> list[tuple[int, int]]: ...
 
 
-class Fiber:
-    """One coroutine under the loop. Made by `Loop.spawn`.
-
-    `expires` is the deadline on the loop's clock, 0 for none: assign, then `loop.arm(fiber)`.
-    `result` and `exception` are final once `done`.
-    """
-
-    __slots__ = (
-        "cancelled",
-        "coro",
-        "done",
-        "entry",
-        "exception",
-        "expires",
-        "joiners",
-        "loop",
-        "name",
-        "parked",
-        "result",
-        "throw",
-        "value",
-    )
-
-    def __init__(self, loop: Loop, coro: Coroutine[Any, Any, Any], name: str) -> None:
-        self.loop = loop
-        self.coro = coro
-        self.name = name
-        self.done = False
-        self.result: Any = None
-        self.exception: BaseException | None = None
-        self.expires = 0.0
-        self.entry = inf  # time of the live heap entry
-        self.parked = False
-        self.cancelled = False
-        self.value: Any = None  # what the next resume sends
-        self.throw: BaseException | None = None  # or throws
-        self.joiners: list[Fiber] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Fiber {self.name or getattr(self.coro, '__qualname__', '?')}>"
-
-    def cancel(self) -> None:
-        """Raise Cancelled at the fiber's wait, now if it is parked, and at every later one."""
-        if self.done or self.cancelled:
-            return
-        self.cancelled = True
-        if self.parked:
-            self.loop._throw(self, Cancelled())
-
-    async def join(self) -> None:
-        """Wait for the end, whatever it is; look at `result` and `exception` then."""
-        current = self.loop.current
-        while not self.done:
-            if self.joiners is None:
-                self.joiners = []
-            self.joiners.append(current)
-            try:
-                await self.loop.park()
-            finally:
-                self.joiners.remove(current)
-
-
-class Timer:
-    """A pending callback, made by `Loop.call_later`."""
-
-    __slots__ = ("args", "fn", "loop")
-
-    def __init__(self, loop: Loop, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self.loop = loop
-        self.fn: Callable[..., object] | None = fn
-        self.args = args
-
-    def cancel(self) -> None:
-        """Do not call; harmless after the call."""
-        if self.fn is not None:
-            self.fn = None
-            self.loop._stale += 1
-
-
 class Loop:
     """The loop. `now` is the clock's seconds, read once a turn; `current` the running fiber.
 
@@ -175,16 +85,15 @@ class Loop:
     __slots__ = (
         "_clock",
         "_fresh",
-        "_heap",
         "_lag",
         "_poller",
         "_ready",
-        "_sequence",
         "_sources",
-        "_stale",
         "_stopping",
+        "_timers",
         "_waker",
         "_yielded",
+        "arm",
         "current",
         "errors",
         "fibers",
@@ -206,9 +115,8 @@ class Loop:
         self.on_error: Callable[[Fiber | None, BaseException], None] = _log_error
         self._ready: deque[Fiber] = deque()
         self._yielded: list[Fiber] = []
-        self._heap: list[tuple[float, int, Fiber | Timer]] = []
-        self._sequence = 0
-        self._stale = 0
+        self._timers = Timers()
+        self.arm = self._timers.arm  # makes `fiber.expires` hold; after each assignment but 0
         self._lag = 0.0
         self._stopping = False
         self._sources: dict[int, Source] = {}
@@ -287,58 +195,22 @@ class Loop:
 
     # Timers
 
-    def arm(self, fiber: Fiber) -> None:
-        """Make `fiber.expires` hold; to be called after each assignment (0 needs no call)."""
-        if 0.0 < fiber.expires < fiber.entry:
-            if fiber.entry != inf:
-                self._stale += 1
-            fiber.entry = fiber.expires
-            self._push(fiber.expires, fiber)
-
     def call_later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
         """Call `fn(*args)` between fibers, for housekeeping; it must be short."""
-        timer = Timer(self, fn, args)
-        self._push(self.now + seconds, timer)
-        return timer
-
-    def _push(self, when: float, target: Fiber | Timer) -> None:
-        self._sequence += 1
-        heappush(self._heap, (when, self._sequence, target))
-        if self._stale > SWEEP_OVER and self._stale * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if _is_live(entry)]
-            heapify(self._heap)
-            self._stale = 0
+        return self._timers.call_at(self.now + seconds, fn, args)
 
     def _fire_timers(self) -> None:
         """Everything due, taken out before anything runs: a callback may set a timer of 0 s."""
-        due = []
-        while self._heap and self._heap[0][0] <= self.now:
-            due.append(heappop(self._heap))
-        for entry in due:
-            target = entry[2]
-            if not _is_live(entry):
-                self._stale -= 1
-            elif isinstance(target, Timer):
-                self._call(target)
-            else:
-                self._expire(target)
-
-    def _call(self, timer: Timer) -> None:
-        fn, timer.fn = timer.fn, None
-        assert fn is not None
-        try:
-            fn(*timer.args)
-        except Exception as exc:
-            self._report(None, exc)
-
-    def _expire(self, fiber: Fiber) -> None:
-        fiber.entry = inf
-        if fiber.expires > self.now:
-            self.arm(fiber)
-        elif fiber.parked and fiber.expires:
-            fiber.expires = 0.0
-            self._throw(fiber, DeadlineExceeded())
-        # else queued: its next wait sees that `expires` has passed
+        for target in self._timers.due(self.now):
+            if isinstance(target, Timer):
+                try:
+                    target.fire()
+                except Exception as exc:
+                    self._report(None, exc)
+            elif target.parked:
+                target.expires = 0.0
+                self._throw(target, DeadlineExceeded())
+            # else queued: its next wait sees that `expires` has passed
 
     # Descriptors
 
@@ -409,7 +281,7 @@ class Loop:
         self.turns += 1
         if events:
             self._hand_out(events)
-        if self._heap and self._heap[0][0] <= started:
+        if self._timers.next <= started:
             self._fire_timers()
         ready = self._ready
         if self._yielded:
@@ -426,9 +298,8 @@ class Loop:
     def _patience(self) -> float | None:
         if self._ready or self._yielded or self._stopping:
             return 0
-        if self._heap:
-            return max(0.0, self._heap[0][0] - self._clock())
-        return None
+        when = self._timers.next
+        return None if when == inf else max(0.0, when - self._clock())
 
     def _hand_out(self, events: list[tuple[int, int]]) -> None:
         fresh = self._fresh
@@ -465,8 +336,7 @@ class Loop:
         fiber.result = result
         fiber.exception = exc
         self.fibers.pop(fiber, None)
-        if fiber.entry != inf:
-            self._stale += 1
+        self._timers.drop(fiber)
         if isinstance(exc, Exception):
             self._report(fiber, exc)
         if exc is not None:
@@ -514,13 +384,6 @@ class _Waker:
 
     def close(self) -> None:
         os.close(self.fd)
-
-
-def _is_live(entry: tuple[float, int, Fiber | Timer]) -> bool:
-    target = entry[2]
-    if isinstance(target, Timer):
-        return target.fn is not None
-    return target.entry == entry[0] and not target.done
 
 
 def _log_error(fiber: Fiber | None, exc: BaseException) -> None:

@@ -1,0 +1,1 @@
+"""The proxies under comparison; each one's configuration lies beside this file."""

@@ -1,0 +1,133 @@
+"""One downstream HTTP/1.1 connection: requests in, one after another, answers out.
+
+The fiber of a connection does everything of a request itself, top to bottom:
+read the head, ask the entry for a route, forward, relay the answer, record.
+Only a request body that is still arriving gets a second fiber, so that an early
+answer is not missed.  Bodies are never collected: at most one read (64 KiB) is
+in hand, and the next one waits until the other side has taken it.
+
+This is the request path.  Calls, attribute look-ups and allocations here were
+measured; where the code is longer or plainer than it could be, that is why.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from meshd.worker.exchange import DRAIN_BYTES, Exchange
+from meshd.worker.loop import DeadlineExceeded
+from meshkit.http.errors import REPLY_HEADERS, reply_body
+from meshkit.http.h1 import HTTPError, RequestHead, RequestReader, render_response
+
+if TYPE_CHECKING:
+    from meshd.worker.context import WorkerContext
+    from meshd.worker.entry import Entry
+    from meshd.worker.stream import Stream
+
+REFUSAL_SECONDS = 2.0
+"""For a refused client to read why, before the connection goes."""
+
+
+class Downstream:
+    """Serves one accepted (and already secured) connection until it ends."""
+
+    __slots__ = ("ctx", "entry", "fiber", "reader", "served", "stream")
+
+    def __init__(self, ctx: WorkerContext, stream: Stream, entry: Entry) -> None:
+        self.ctx = ctx
+        self.stream = stream
+        self.entry = entry
+        self.reader = RequestReader(entry.limits)
+        self.fiber = ctx.loop.current
+        self.served = 0
+
+    async def run(self) -> None:
+        """Serve until the peer, a limit, an error or a drain ends the connection."""
+        try:
+            while await self._one():
+                pass
+        except HTTPError as error:
+            await self._refuse(error)
+        except DeadlineExceeded:
+            # The head did not arrive in time, or the idle time is over.
+            if self.reader.buffered:
+                self.ctx.limit("request_head_timeout")
+        except OSError:
+            self.ctx.bump("downstream_resets")
+        finally:
+            self.ctx.idle.discard(self)
+            self.stream.close()
+
+    def leave(self) -> None:
+        """Called while idle, to drain: close now, nothing is under way."""
+        self.stream.close()
+
+    async def _one(self) -> bool:
+        """One request; True if another may follow on this connection."""
+        head = await self._head()
+        if head is None:
+            return False
+        exchange = Exchange(self, head, monotonic())
+        keep = await exchange.run()
+        self.served += 1
+        return keep
+
+    async def _head(self) -> RequestHead | None:
+        """The next request head; None when the peer is done or the mesh drains."""
+        ctx, stream, reader, fiber = self.ctx, self.stream, self.reader, self.fiber
+        head = reader.head()
+        if head is not None:  # pipelined
+            return head
+        limits = self.entry.limits
+        fiber.expires = ctx.loop.now + limits.keepalive_idle
+        ctx.loop.arm(fiber)
+        started = False
+        while head is None:
+            data = stream.try_recv()
+            if data is None:
+                if not started:
+                    if ctx.draining:
+                        return None
+                    ctx.idle.add(self)
+                    await stream.wait_readable()
+                    ctx.idle.discard(self)
+                else:
+                    await stream.wait_readable()
+                continue
+            if not data:
+                return None
+            reader.feed(data)
+            head = reader.head()
+            if head is None and not started:
+                # From the first byte on the whole head has an absolute deadline.
+                started = True
+                fiber.expires = ctx.loop.now + limits.head_timeout
+                ctx.loop.arm(fiber)
+        fiber.expires = 0.0
+        return head
+
+    async def _refuse(self, error: HTTPError) -> None:
+        """Bytes that are no request: one answer, one counter, and the end."""
+        ctx = self.ctx
+        ctx.limit(error.code)
+        ctx.record_refusal(self.entry, error)
+        body = reply_body(error.message, error.code)
+        data = render_response(error.status, b"", REPLY_HEADERS, len(body), False) + body
+        self.fiber.expires = ctx.loop.now + REFUSAL_SECONDS
+        ctx.loop.arm(self.fiber)
+        try:
+            await self.stream.send(data)
+            self.stream.shutdown_write()
+            await self._swallow()
+        except (OSError, DeadlineExceeded):
+            return
+
+    async def _swallow(self) -> None:
+        """Closing with unread bytes resets, and the reset would overtake the answer."""
+        dropped = 0
+        while dropped < DRAIN_BYTES:
+            data = await self.stream.recv()
+            if not data:
+                return
+            dropped += len(data)

@@ -1,0 +1,225 @@
+"""Where requests enter, and what each entry knows: inbound, proxy, local port, edge.
+
+An entry turns a request head into an `Action` or an `Unroutable` with the
+reason.  It also says what is added towards the upstream and taken away from the
+downstream.  A gateway's entry is the outbound one with an edge in front: other
+limits, hosts of its servers, and the client's address from the peer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meshd.worker.live import Scope, suffixes
+from meshd.worker.routes import Action, VirtualHost
+from meshkit.http.h1 import RequestHead
+from meshkit.http.limits import Limits
+from meshkit.snapshot.types import EdgeServer
+from meshkit.telemetry.accesslog import Line
+from meshkit.telemetry.peer import Facts
+
+if TYPE_CHECKING:
+    from meshd.worker.context import WorkerContext
+
+
+class Unroutable(Exception):
+    """No action for this request; `reason` is a key of meshkit.http.errors.REPLIES."""
+
+    def __init__(self, reason: str, detail: str = "", location: bytes = b"") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+        self.detail = detail
+        self.location = location
+
+
+class Caller:
+    """Whose identity a request leaves with: a local workload, or the gateway."""
+
+    __slots__ = ("facts", "header", "identity", "scope")
+
+    def __init__(self, identity: str, scope: str, facts: Facts, header: bytes) -> None:
+        self.identity = identity
+        self.scope = scope
+        self.facts = facts
+        self.header = header
+        """``x-baremesh-source: …\\r\\n``, rendered once."""
+
+
+def split_authority(authority: bytes) -> tuple[str, int]:
+    """``Host`` → lower-case name without a trailing dot, and port (0: none given)."""
+    text = authority.decode("ascii", "replace").lower()
+    if text.startswith("["):
+        name, _, tail = text[1:].partition("]")
+        port = tail[1:] if tail.startswith(":") else ""
+    else:
+        name, _, port = text.partition(":")
+    return name.rstrip("."), int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+
+
+class Entry:
+    """What `Downstream` and `Exchange` need of any entry."""
+
+    reporter = "source"
+    inbound = False
+    """Inbound strips and reads x-baremesh-source; the others read the answer's facts."""
+    edge = False
+    principal = ""
+    """SPIFFE id of the peer; "" on plaintext."""
+    upstream_extra = b""
+    """Header lines added to every request of this connection, rendered once."""
+    mesh_peer = False
+    sni = ""
+    facts_header = b""
+    caller: Caller | None = None
+    refusal = "route_not_found"
+
+    def __init__(self, ctx: WorkerContext, limits: Limits, local: str, remote: str) -> None:
+        self.lines: dict[object, Line] = {}
+        """Access-log formats of this connection by (action, choice)."""
+        self.ctx = ctx
+        self.limits = limits
+        self.local = local
+        self.remote = remote
+
+    def action(self, head: RequestHead, path: bytes) -> Action:
+        """The route of a request; raises Unroutable."""
+        raise Unroutable(self.refusal)
+
+
+class InboundEntry(Entry):
+    """The mesh port or a plaintext service port: one local workload's port."""
+
+    reporter = "destination"
+    inbound = True
+
+    def __init__(
+        self,
+        ctx: WorkerContext,
+        limits: Limits,
+        local: str,
+        remote: str,
+        action: Action,
+        facts_header: bytes,
+        principal: str,
+        sni: str,
+    ) -> None:
+        super().__init__(ctx, limits, local, remote)
+        self._action = action
+        self.facts_header = facts_header
+        self.principal = principal
+        self.sni = sni
+        self.mesh_peer = bool(principal)
+
+    def action(self, head: RequestHead, path: bytes) -> Action:
+        return self._action
+
+
+class OutboundEntry(Entry):
+    """The local proxy port: the Host of each request names the service."""
+
+    def __init__(
+        self, ctx: WorkerContext, limits: Limits, local: str, remote: str, caller: Caller
+    ) -> None:
+        super().__init__(ctx, limits, local, remote)
+        self.caller = caller
+        self.upstream_extra = caller.header
+
+    def action(self, head: RequestHead, path: bytes) -> Action:
+        name, port = split_authority(head.authority)
+        if head.scheme not in (b"", b"http"):
+            raise Unroutable("host_not_found", "only http:// targets: the mesh adds the TLS")
+        host = self._scope().find(name)
+        if host is None:
+            raise Unroutable("host_not_found", name)
+        return self._choose(host, port or default_port(host), head, path)
+
+    def _scope(self) -> Scope[VirtualHost]:
+        assert self.caller is not None
+        scope = self.ctx.live.scopes.get(self.caller.scope)
+        if scope is None:
+            raise Unroutable("host_not_found", "no service is reachable from here yet")
+        return scope
+
+    def _choose(self, host: VirtualHost, port: int, head: RequestHead, path: bytes) -> Action:
+        action = host.find(port, head.method, path, head.authority, head.headers)
+        if action is None:
+            raise Unroutable("route_not_found", f"{host.spec.host}:{port}")
+        return action
+
+
+def default_port(host: VirtualHost) -> int:
+    """No port in Host: 80 where the service has it, else its only port."""
+    ports = host.ports()
+    return ports[0] if 80 not in ports and len(ports) == 1 else 80
+
+
+class LocalEntry(OutboundEntry):
+    """An explicit local port: the upstream is the listener's, whatever Host says."""
+
+    def __init__(
+        self,
+        ctx: WorkerContext,
+        limits: Limits,
+        local: str,
+        remote: str,
+        caller: Caller,
+        upstream: tuple[str, int],
+    ) -> None:
+        super().__init__(ctx, limits, local, remote, caller)
+        self._host, self._port = upstream
+
+    def action(self, head: RequestHead, path: bytes) -> Action:
+        host = self._scope().find(self._host)
+        if host is None:
+            raise Unroutable("host_not_found", self._host)
+        return self._choose(host, self._port, head, path)
+
+
+class EdgeEntry(OutboundEntry):
+    """A gateway's port: strangers, so everything they claim about identity goes."""
+
+    edge = True
+
+    def __init__(
+        self,
+        ctx: WorkerContext,
+        limits: Limits,
+        local: str,
+        remote: str,
+        caller: Caller,
+        servers: tuple[EdgeServer, ...],
+        chosen: EdgeServer | None,
+    ) -> None:
+        super().__init__(ctx, limits, local, remote, caller)
+        self._servers = servers
+        self._chosen = chosen
+        address = remote.rpartition(":")[0].strip("[]")
+        scheme = "https" if chosen is not None and chosen.certificate else "http"
+        self.upstream_extra = (
+            caller.header
+            + (f"x-forwarded-for: {address}\r\nx-forwarded-proto: {scheme}\r\n").encode()
+        )
+
+    def action(self, head: RequestHead, path: bytes) -> Action:
+        name, _ = split_authority(head.authority)
+        server = pick_server(self._servers, name)
+        if server is None:
+            raise Unroutable("host_not_found", name)
+        if self._chosen is not None and server.certificate != self._chosen.certificate:
+            raise Unroutable("misdirected_request", name)
+        if server.https_redirect and not server.certificate:
+            raise Unroutable("https_required", name, b"https://" + name.encode() + head.path)
+        scope = self.ctx.live.scopes.get(server.scope)
+        host = scope.find(name) if scope is not None else None
+        if host is None:
+            raise Unroutable("route_not_found", name)
+        return self._choose(host, 0, head, path)
+
+
+def pick_server(servers: tuple[EdgeServer, ...], host: str) -> EdgeServer | None:
+    """The most specific server for a host: exact, then the longest wildcard, then ``*``."""
+    for pattern in (host, *suffixes(host)):
+        for server in servers:
+            if pattern in server.hosts:
+                return server
+    return None

@@ -1,0 +1,200 @@
+"""What is remembered of a request: two metrics and a log line.
+
+Every label set is resolved to offsets of the shared counters once; a request
+costs a dict lookup and four additions in place.  The key of that lookup holds
+what can differ between requests of one route: who is at the other end, what it
+says of itself, status and flags.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from time import monotonic, time
+from typing import TYPE_CHECKING, NamedTuple
+
+from meshkit.http.errors import HTTPError
+from meshkit.telemetry.accesslog import Line, Stamps, format_entry
+from meshkit.telemetry.metrics import DURATION_BOUNDS
+from meshkit.telemetry.peer import UNKNOWN, Facts, decode_facts
+
+if TYPE_CHECKING:
+    from meshd.worker.context import WorkerContext
+    from meshd.worker.entry import Entry
+    from meshd.worker.exchange import Exchange
+    from meshd.worker.routes import Action
+
+MAX_SERIES = 5_000
+"""Label sets of one worker.  Facts come from peers: what is beyond counts as unknown."""
+
+
+class Series(NamedTuple):
+    """Offsets into the shared cells: the counter, and the histogram's first cell."""
+
+    requests: int
+    duration: int
+
+
+class Recorder:
+    """Counters and access log of one worker."""
+
+    def __init__(self, ctx: WorkerContext) -> None:
+        self._ctx = ctx
+        self._counters = ctx.counters
+        self._cells = ctx.counters.cells
+        self._stamps = Stamps()
+        self._plain: dict[tuple[str, ...], int] = {}
+        self._unrouted: dict[object, Series] = {}
+        self._series = 0
+
+    # Requests
+
+    def request(self, x: Exchange) -> None:
+        """Count and log a finished request."""
+        entry, action = x.entry, x.action
+        duration = (monotonic() - x.started) * 1000.0
+        caller = entry.caller
+        who = entry.principal if caller is None else caller.identity
+        key = (who, x.peer_facts, x.status, x.flags)
+        known = self._unrouted if action is None else action.series
+        series = known.get(key)
+        if series is None:
+            series = known[key] = self._resolve(x, action, who)
+        cells = self._cells
+        cells[series.requests] += 1
+        at = series.duration
+        cells[at + bisect_left(DURATION_BOUNDS, duration)] += 1
+        cells[at + _SUM] += int(duration * 1000.0)
+        if self._ctx.log.enabled:
+            self._log(x, entry, action, int(duration))
+
+    def _log(self, x: Exchange, entry: Entry, action: Action | None, duration: int) -> None:
+        head = x.head
+        choice = x.choice
+        where = (action, choice)
+        line = entry.lines.get(where)
+        if line is None:
+            line = entry.lines[where] = Line(
+                action.name if action is not None else "",
+                choice.cluster_name if choice is not None else "",
+                entry.local,
+                entry.remote,
+                entry.sni,
+            )
+        self._ctx.log.add(
+            format_entry(
+                line,
+                start=self._stamps.timestamp(time() - duration / 1000.0),
+                method=head.method,
+                path=x.path or head.path,
+                http10=head.http10,
+                status=x.status,
+                flags=x.flags,
+                details=x.details,
+                termination="",
+                bytes_received=x.bytes_in,
+                bytes_sent=x.bytes_out,
+                duration_ms=duration,
+                upstream_ms=x.upstream_ms,
+                forwarded_for=x.forwarded_for,
+                user_agent=x.user_agent,
+                request_id=x.request_id,
+                authority=head.authority,
+                upstream_host=x.upstream,
+                upstream_local=x.upstream_local,
+                failure=x.failure,
+            )
+        )
+
+    def refusal(self, entry: Entry, error: HTTPError) -> None:
+        """A message that was no request: counted as one with its status, flag DPE."""
+        key = (entry.reporter, error.status)
+        series = self._unrouted.get(key)
+        if series is None:
+            labels = self._labels(entry, None, "", UNKNOWN)
+            series = self._unrouted[key] = self._new(labels, error.status, "DPE")
+        self._cells[series.requests] += 1
+
+    # Label sets
+
+    def _resolve(self, x: Exchange, action: Action | None, who: str) -> Series:
+        facts = decode_facts(x.peer_facts) if x.peer_facts else UNKNOWN
+        return self._new(self._labels(x.entry, action, who, facts), x.status, x.flags)
+
+    def _new(self, labels: dict[str, str], status: int, flags: str) -> Series:
+        labels = {**labels, "response_code": str(status), "response_flags": flags}
+        self._series += 1
+        if self._series > MAX_SERIES:
+            labels = dict.fromkeys(labels, "unknown")
+        return Series(
+            self._counters.counter("istio_requests_total", labels),
+            self._counters.histogram(
+                "istio_request_duration_milliseconds", labels, DURATION_BOUNDS
+            ),
+        )
+
+    def _labels(self, entry: Entry, action: Action | None, who: str, peer: Facts) -> dict[str, str]:
+        if entry.inbound and action is not None and action.local is not None:
+            here, principal = action.local
+            source, destination = (peer, who), (here, principal)
+        else:
+            own = entry.caller.facts if entry.caller is not None else UNKNOWN
+            source, destination = (own, who), (peer, "")
+        host = action.destination if action is not None else None
+        return {
+            "reporter": entry.reporter,
+            **_side("source", *source),
+            **_side("destination", *destination),
+            "destination_service": host.host if host else "unknown",
+            "destination_service_name": host.service if host else "unknown",
+            "destination_service_namespace": host.namespace if host else "unknown",
+            "request_protocol": "http",
+            "connection_security_policy": _security(entry),
+            "grpc_response_status": "",
+        }
+
+    # Our own counters
+
+    def bump(self, name: str, by: int = 1, **labels: str) -> None:
+        """``meshd_<name>_total`` + `by`."""
+        key = (name, *labels.values())
+        offset = self._plain.get(key)
+        if offset is None:
+            offset = self._plain[key] = self._counters.counter(f"meshd_{name}_total", labels)
+        self._cells[offset] += by
+
+    def gauges(self) -> None:
+        """What is a state and not a sum: written once a second."""
+        ctx = self._ctx
+        self._gauge("meshd_connections", ctx.connections)
+        self._gauge("meshd_fibers", len(ctx.loop.fibers))
+        self._gauge("meshd_upstream_connections", ctx.upstream_connections())
+
+    def _gauge(self, name: str, value: int) -> None:
+        offset = self._plain.get((name,))
+        if offset is None:
+            offset = self._plain[name,] = self._counters.gauge(name)
+        self._cells[offset] = value
+
+
+_SUM = len(DURATION_BOUNDS) + 1
+"""A histogram's cells: one a bound, one for +Inf, then the sum in microseconds."""
+
+
+def _security(entry: Entry) -> str:
+    """⚠ Istio: only the destination knows; the source always says unknown."""
+    if not entry.inbound:
+        return "unknown"
+    return "mutual_tls" if entry.mesh_peer else "none"
+
+
+def _side(side: str, facts: Facts, principal: str) -> dict[str, str]:
+    return {
+        f"{side}_workload": facts.workload or "unknown",
+        f"{side}_workload_namespace": facts.namespace or "unknown",
+        f"{side}_principal": principal or "unknown",
+        f"{side}_app": facts.app or "unknown",
+        f"{side}_version": facts.version or "unknown",
+        f"{side}_cluster": "unknown",
+        f"{side}_canonical_service": facts.app or "unknown",
+        f"{side}_canonical_revision": facts.version or "latest",
+    }

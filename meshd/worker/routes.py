@@ -1,0 +1,152 @@
+"""Run-time values of routes: what a request is matched to and forwarded by.
+
+`VirtualHost` is one decoded `OutboundHost`; `Action` one route of it with
+everything that a request needs resolved beforehand: destinations, header
+operations as bytes, retry policy, and the counters' offsets by outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from meshd.worker.record import Series
+from meshd.worker.upstream import Pool
+from meshkit.balance.pick import Balancer, make_balancer
+from meshkit.balance.weighted import Weighted
+from meshkit.model.resources import HeaderOperations
+from meshkit.routing.match import compile_routes, select
+from meshkit.snapshot import types
+from meshkit.telemetry.peer import Facts
+
+if TYPE_CHECKING:
+    from meshd.worker.context import WorkerContext
+
+Header = tuple[bytes, bytes]
+
+
+class Target:
+    """One endpoint of a cluster, with the requests in flight that balance it."""
+
+    __slots__ = ("_ctx", "_pools", "accounts", "active", "address", "port", "sni", "weight")
+
+    def __init__(
+        self, ctx: WorkerContext, endpoint: types.Endpoint, accounts: frozenset[str]
+    ) -> None:
+        self._ctx = ctx
+        self._pools: dict[str, Pool] = {}
+        self.address = endpoint.address
+        self.port = endpoint.port
+        self.sni = endpoint.sni
+        self.weight = endpoint.weight
+        self.accounts = accounts
+        self.active = 0
+
+    def pool(self, identity: str) -> Pool:
+        """Connections under the caller's own identity; plaintext ones are shared."""
+        key = identity if self.sni else ""
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._ctx.pool(key, self.address, self.port, self.sni, self.accounts)
+            self._pools[key] = pool
+        return pool
+
+
+class Cluster:
+    """Endpoints and how one is picked.  ``connect_timeout`` in seconds."""
+
+    __slots__ = ("balancer", "connect_timeout", "name", "targets")
+
+    def __init__(self, ctx: WorkerContext, spec: types.Cluster) -> None:
+        accounts = frozenset(spec.accounts)
+        self.name = spec.name
+        self.connect_timeout = spec.connect_timeout
+        self.targets = [Target(ctx, endpoint, accounts) for endpoint in spec.endpoints]
+        self.balancer: Balancer[Target] = make_balancer(spec.balancer, self.targets, ctx.random)
+
+
+class Operations:
+    """Istio header operations on a list of (lower-case name, value)."""
+
+    __slots__ = ("_add", "_drop", "_set")
+
+    def __init__(self, ops: HeaderOperations) -> None:
+        self._set = [(k.lower().encode(), v.encode()) for k, v in ops.set]
+        self._add = [(k.lower().encode(), v.encode()) for k, v in ops.add]
+        self._drop = {k for k, _ in self._set} | {k.lower().encode() for k in ops.remove}
+
+    def apply(self, headers: list[Header]) -> list[Header]:
+        """A new list: removed and overwritten ones gone, then set, then added."""
+        kept = [h for h in headers if h[0] not in self._drop]
+        return kept + self._set + self._add
+
+
+def operations(*levels: HeaderOperations) -> tuple[Operations, ...]:
+    """Route level first, destination level after it; empty levels cost nothing."""
+    return tuple(Operations(ops) for ops in levels if ops.set or ops.add or ops.remove)
+
+
+class Choice:
+    """A destination of a route with its cluster and merged header operations."""
+
+    __slots__ = ("cluster", "cluster_name", "request_ops", "response_ops", "weight")
+
+    def __init__(self, route: types.Route, spec: types.Destination, cluster: Cluster | None):
+        self.weight = spec.weight
+        self.cluster = cluster
+        self.cluster_name = spec.cluster
+        self.request_ops = operations(route.request_headers, spec.request_headers)
+        self.response_ops = operations(route.response_headers, spec.response_headers)
+
+
+class Action:
+    """A route, ready to run.  ``series`` belongs to `meshd.worker.record`."""
+
+    __slots__ = ("choices", "destination", "local", "name", "pick", "retry", "series", "timeout")
+
+    def __init__(
+        self,
+        route: types.Route,
+        choices: Sequence[Choice],
+        destination: types.OutboundHost | None,
+        ctx: WorkerContext,
+    ) -> None:
+        self.name = route.name
+        self.timeout = route.timeout
+        self.retry = route.retry
+        self.choices = choices
+        self.destination = destination
+        self.series: dict[object, Series] = {}
+        self.local: tuple[Facts, str] | None = None
+        """Inbound: the local workload's facts and identity."""
+        several = len(choices) > 1
+        self.pick = Weighted(choices, [c.weight for c in choices]).pick if several else None
+
+
+class VirtualHost:
+    """Routes by port of one host name, as one scope sees it."""
+
+    def __init__(self, ctx: WorkerContext, spec: types.OutboundHost) -> None:
+        self.spec = spec
+        self._clusters = {name: Cluster(ctx, c) for name, c in spec.clusters.items()}
+        self._actions: dict[int, Action] = {}
+        self._tables = {port: compile_routes(routes) for port, routes in spec.ports.items()}
+        for routes in spec.ports.values():
+            for route in routes:
+                choices = [
+                    Choice(route, d, self._clusters.get(d.cluster)) for d in route.destinations
+                ]
+                self._actions[id(route)] = Action(route, choices, spec, ctx)
+
+    def ports(self) -> Sequence[int]:
+        return list(self._tables)
+
+    def find(
+        self, port: int, method: bytes, path: bytes, authority: bytes, headers: list[Header]
+    ) -> Action | None:
+        """The action of the first route that matches; None = NR."""
+        table = self._tables.get(port)
+        if table is None:
+            return None
+        route = select(table, method, path, authority, headers)
+        return None if route is None else self._actions[id(route)]
