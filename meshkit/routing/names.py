@@ -1,0 +1,45 @@
+"""Host patterns: exact names and ``*`` wildcards, which win, where they overlap.
+
+The most specific host wins: exact, then the longest wildcard.  ``*.x`` covers any
+number of labels in front and does not cover ``x`` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+HTTP_PROTOCOLS = frozenset(("HTTP", "HTTP2", "GRPC", "GRPC-WEB"))
+"""Protocols whose requests are routed; other ports are not served by HTTP listeners."""
+
+
+def suffixes(host: str) -> Iterator[str]:
+    """Wildcards that cover ``host``, longest first: ``*.b.c``, ``*.c``, ``*``."""
+    dot = host.find(".")
+    while dot != -1:
+        yield "*" + host[dot:]
+        dot = host.find(".", dot + 1)
+    yield "*"
+
+
+def most_specific(table: Mapping[str, T], host: str) -> T | None:
+    """The value of the pattern that wins for ``host``."""
+    if host in table:
+        return table[host]
+    return next((table[pattern] for pattern in suffixes(host) if pattern in table), None)
+
+
+def covers(pattern: str, host: str) -> bool:
+    """Every name that ``host`` (a name or a pattern) stands for is ``pattern``'s too."""
+    if pattern in ("*", host):
+        return True
+    return pattern.startswith("*.") and host.endswith(pattern[1:])
+
+
+def intersection(one: str, other: str) -> str | None:
+    """The narrower of two overlapping patterns; None where they do not overlap."""
+    if covers(other, one):
+        return one
+    return other if covers(one, other) else None
