@@ -1,30 +1,7 @@
 """A non-blocking socket with or without TLS, for one reading and one writing fiber.
 
-Theory
+Theory (of waiting: edges.py)
 ======
-A descriptor is registered once, edge-triggered, and carries two sticky bits, `readable` and
-`writable`: "an attempt may succeed". The invariant that keeps a wake-up from getting lost:
-
-    A bit that is clear means that an edge is still to come.
-
-An edge sets it, whether or not somebody waits. Only proof that the kernel has nothing clears it,
-because whatever arrives after that proof makes a new edge. Proofs are
-
-* EAGAIN; of OpenSSL, WantRead (for `readable`) and WantWrite (for `writable`), whichever call
-  they come from: SSL_read may have to write (a key update's answer), SSL_write to read;
-* on a TCP socket without TLS, a read that returned less than it was given room for (epoll(7));
-* with TLS, nothing pending in OpenSSL and FIONREAD 0. `pending()` alone proves nothing: one edge
-  may stand for many records, of which OpenSSL takes in one at a time. A full record is never
-  asked about: more is likely.
-
-The last two spare the attempt that is bound to fail (1.3 us plain, 2 us TLS, because each is an
-exception). They hold while the end of the stream was not announced: EOF adds no byte and its edge
-may be the one already seen; and a read stops short at urgent data with more behind it. So after
-RDHUP, HUP, ERR or PRI (`_short_proves` is False), only a failed attempt clears the bit.
-
-An edge promises nothing: a TLS edge may bring only a session ticket or half a record. So every
-wait is "attempt, and if it would block, wait for its bit, and attempt again".
-
 Fairness: a reader may take 16 reads or 256 KiB; then `try_recv` says None with the bit still set,
 and `wait_readable` gives up the turn instead of parking. Whoever reads in the ordinary loop is
 fair without doing anything for it.
@@ -34,15 +11,11 @@ keeps a half-written record and takes the next buffer for its rest; a plain stre
 a buffer has lost its framing. So a send that ends early (cancelled, expired, failed) after the
 first byte may be out makes the stream `broken`: it can only be closed. Until a send is done,
 `_held` is its buffer and another one is refused.
-
-After close nothing here may touch the descriptor: OpenSSL keeps its number, which by then may be
-somebody else's socket.
 """
 
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import ssl
 import struct
@@ -52,20 +25,13 @@ from fcntl import ioctl
 from termios import FIONREAD
 from typing import Any
 
-from meshd.worker.loop import Fiber, Loop
+from meshd.worker.edges import BURST, READ_EDGE, WRITE_EDGE, Edges, StreamClosed, closed_error
+from meshd.worker.loop import Loop
 
 Buffer = bytes | bytearray | memoryview
 
-READ_EDGE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
-WRITE_EDGE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_LAST = _GONE | select.EPOLLPRI
-
-READ_SIZE = (
-    65_536  # one read of a plain stream; larger reads fault in fresh pages (21 against 7 us)
-)
+READ_SIZE = 65_536  # one read; with larger ones malloc maps fresh pages (21 us against 7)
 RECORD = 16_384  # the most that a TLS record carries (RFC 8446, 5.1)
-BURST = 262_144  # bytes that one stream may move before others get their turn
 READ_COST = BURST // 16  # a small read counts for so much: at most 16 reads a turn
 TLS_SLICE = 65_536  # SSL_write takes all or nothing, so large buffers go in slices
 STASH_LIMIT = 1_048_576  # bytes read ahead to half-close TLS, see shutdown_write
@@ -73,11 +39,7 @@ STASH_LIMIT = 1_048_576  # bytes read ahead to half-close TLS, see shutdown_writ
 _unread = array("i", [0])  # FIONREAD's answer; one thread, so one is enough
 
 
-class StreamClosed(ConnectionError):
-    """The stream was closed or broken on our side."""
-
-
-class Stream:
+class Stream(Edges):
     """A connected stream socket. It owns `sock` and registers it with the loop.
 
     At most one fiber reads and one writes at a time. Everything may raise OSError, of which
@@ -85,8 +47,7 @@ class Stream:
     is `broken` and good for `close` or `abort` only.
 
     eof: the peer has ended its side; `ragged`: without the close_notify that TLS demands, so what
-    came may be cut short. hup: the kernel announced the end (or an error); bytes may still be
-    unread. tls_alert: a read failed by the peer's alert. bytes_in, bytes_out: as the application
+    came may be cut short. tls_alert: a read failed by the peer's alert. bytes_in, bytes_out: as the application
     sees them, without TLS framing.
     """
 
@@ -96,71 +57,30 @@ class Stream:
         "_read_wants_write",
         "_recv",
         "_send",
-        "_short_proves",
         "_write_wants_read",
         "broken",
         "bytes_in",
         "bytes_out",
-        "closed",
-        "credit",
         "eof",
-        "fd",
-        "hup",
-        "loop",
         "ragged",
-        "readable",
-        "reader",
-        "reader_edge",
-        "sock",
         "tls",
         "tls_alert",
-        "writable",
-        "writer",
-        "writer_edge",
     )
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.loop = loop
-        self.sock = sock
-        self.fd = sock.fileno()
+        super().__init__(loop, sock)
         self.tls: Any = None  # the _ssl._SSLSocket: SSLSocket's own methods cost 1 us more
-        self.readable = self.writable = True  # nothing proven yet
-        self.hup = self.eof = self.ragged = self.closed = self.broken = self.tls_alert = False
+        self.eof = self.ragged = self.broken = self.tls_alert = False
         self.bytes_in = self.bytes_out = 0
-        self.credit = BURST
-        self.reader: Fiber | None = None
-        self.writer: Fiber | None = None
-        self.reader_edge = READ_EDGE
-        self.writer_edge = WRITE_EDGE
         self._read_wants_write = self._write_wants_read = False
-        self._short_proves = sock.family in (socket.AF_INET, socket.AF_INET6)
         self._held: Buffer | None = None
         self._recv: Callable[[int], bytes] = sock.recv
         self._send: Callable[[Buffer], int] = sock.send
-        loop.register(self.fd, self)
 
     def __repr__(self) -> str:
         kind = "TLS" if self.tls is not None else "plain"
         state = "closed" if self.closed else "broken" if self.broken else "open"
         return f"<Stream {kind} fd {self.fd} {state}>"
-
-    def on_events(self, mask: int) -> None:
-        """The loop's edge: remember it, wake who waits for it."""
-        if mask & READ_EDGE:
-            self.readable = True
-        if mask & WRITE_EDGE:
-            self.writable = True
-        if mask & _LAST:
-            self._short_proves = False
-            if mask & _GONE:
-                self.hup = True
-        fiber = self.reader
-        if fiber is not None and mask & self.reader_edge:
-            self.loop.unpark(fiber)
-        fiber = self.writer
-        if fiber is not None and mask & self.writer_edge:
-            self.loop.unpark(fiber)
 
     # Reading
 
@@ -168,7 +88,7 @@ class Stream:
         """What is there now, at most n bytes; b"" at the end; None: `wait_readable`, try again."""
         if not self.readable or self.credit <= 0:
             if self.closed:
-                raise _closed_error()
+                raise closed_error()
             return None
         try:
             data = self._recv(n)
@@ -256,26 +176,13 @@ class Stream:
 
         self._recv = stashed
 
-    async def _park_reader(self, edge: int) -> None:
-        if self.closed:
-            raise _closed_error()
-        if self.reader is not None:
-            raise RuntimeError("another fiber waits to read this stream")
-        self.credit = BURST
-        self.reader = self.loop.current
-        self.reader_edge = edge
-        try:
-            await self.loop.park()
-        finally:
-            self.reader = None
-        if self.closed:
-            raise _closed_error()
-
     # Writing
 
     def try_send(self, data: Buffer) -> int:
         """Bytes taken, 0 for none; with TLS all or none, and after 0 the same object again."""
         if not self.writable:
+            if self.closed:
+                raise closed_error()
             return 0
         if self._held is not None and self._held is not data:
             raise RuntimeError("another send is under way on this stream")
@@ -348,20 +255,6 @@ class Stream:
         else:
             while not self.writable:
                 await self._park_writer(WRITE_EDGE)
-
-    async def _park_writer(self, edge: int) -> None:
-        if self.closed:
-            raise _closed_error()
-        if self.writer is not None:
-            raise RuntimeError("another fiber waits to send on this stream")
-        self.writer = self.loop.current
-        self.writer_edge = edge
-        try:
-            await self.loop.park()
-        finally:
-            self.writer = None
-        if self.closed:
-            raise _closed_error()
 
     def _refuse_send(self) -> None:
         if self.broken or self.closed:
@@ -440,18 +333,8 @@ class Stream:
         self._let_go()
 
     def _let_go(self) -> None:
-        self.closed = True
-        self.readable = self.writable = False
         self._recv = self._send = _closed_call
-        self.loop.unregister(self.fd)
-        self.sock.close()
-        for fiber in (self.reader, self.writer):
-            if fiber is not None:
-                self.loop.unpark(fiber)
-
-
-def _closed_error() -> StreamClosed:
-    return StreamClosed(errno.EBADF, "the stream is closed")
+        super()._let_go()
 
 
 def _at_end(_: int) -> bytes:
@@ -459,4 +342,4 @@ def _at_end(_: int) -> bytes:
 
 
 def _closed_call(_: object) -> Any:
-    raise _closed_error()
+    raise closed_error()

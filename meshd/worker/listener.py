@@ -6,7 +6,7 @@ import errno
 import socket
 from typing import Any
 
-from meshd.worker.duplex import StreamClosed
+from meshd.worker.edges import StreamClosed
 from meshd.worker.loop import Fiber, Loop
 
 ACCEPTS_A_TURN = 32  # a flood of connections must not starve those that are served already

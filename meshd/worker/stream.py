@@ -19,7 +19,8 @@ import ssl
 from math import inf
 from typing import Any
 
-from meshd.worker.duplex import READ_SIZE, Stream, StreamClosed
+from meshd.worker.duplex import READ_SIZE, Stream
+from meshd.worker.edges import StreamClosed
 from meshd.worker.loop import DeadlineExceeded, Loop
 
 __all__ = ["ConnectTimeout", "Stream", "StreamClosed", "connect", "start_tls"]

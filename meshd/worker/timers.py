@@ -39,6 +39,8 @@ class Timer:
         fn, self.fn = self.fn, None
         if fn is not None:
             fn(*self.args)
+        elif self.timers.stale:  # cancelled by another of the same turn: counted, yet not in there
+            self.timers.stale -= 1
 
 
 class Timers:
@@ -81,7 +83,7 @@ class Timers:
             self.next = self._heap[0][0] if self._heap else inf
             target = entry[2]
             if not _is_live(entry):
-                self.stale -= 1
+                self.stale = max(0, self.stale - 1)
             elif isinstance(target, Timer):
                 due.append(target)
             else:
