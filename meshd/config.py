@@ -92,7 +92,7 @@ class AgentConfig:
     bind: str = "0.0.0.0"
 
 
-_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
 
 
@@ -131,7 +131,7 @@ def host_name(text: str, spot: Spot) -> Any:
     if _HOST.fullmatch(text):
         return text
     return spot.error(
-        f'"{text[:60]}" is not a host name', "use up to 63 of a-z, 0-9, dots and hyphens"
+        f'"{text[:60]}" is not a host name', "use letters, digits, dots, underscores and hyphens"
     )
 
 

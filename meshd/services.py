@@ -20,7 +20,7 @@ from meshkit.model.resources import LocalService
 
 @dataclass(frozen=True, slots=True)
 class HostServices:
-    """The local services and who owns their processes (``ns/name/instance`` → uid)."""
+    """The local services, and the uid of each user that owns one ("" included)."""
 
     services: tuple[LocalService, ...] = ()
     uids: Mapping[str, int] = field(default_factory=dict)
@@ -64,7 +64,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def resolve_users(services: Iterable[LocalService]) -> tuple[dict[str, int], list[Problem]]:
-    """uids by service id; a problem for each user that this host does not have."""
+    """User → uid; a problem for each service whose user this host does not have."""
     uids: dict[str, int] = {}
     problems = []
     for service in services:
@@ -74,7 +74,7 @@ def resolve_users(services: Iterable[LocalService]) -> tuple[dict[str, int], lis
             remedy = "create the user, or give a numeric uid"
             problems.append(Problem(service.position, "user", message, remedy, "unknown-user"))
         else:
-            uids[service_id(service)] = uid
+            uids[service.user] = uid
     return uids, problems
 
 
@@ -128,6 +128,10 @@ def _claims(services: Sequence[LocalService], config: AgentConfig) -> Iterator[_
         yield from _service_claims(service, here)
 
 
+EVERYWHERE = ("0.0.0.0", "::")
+"""An application that listens there on its service port serves plaintext by itself."""
+
+
 def _service_claims(service: LocalService, here: str) -> Iterator[_Claim]:
     name, where = service_id(service), service.position
     kind = f"{service.namespace}/{service.name}"
@@ -135,7 +139,8 @@ def _service_claims(service: LocalService, here: str) -> Iterator[_Claim]:
         label = f"ports[{index}]"
         # Instances of one service share its plaintext port; meshd balances over them.
         plain = f"plaintext of {kind}"
-        yield _Claim(here, port.port, f"plain {kind} {port.port}", plain, where, label)
+        if port.target != port.port or service.address not in (here, *EVERYWHERE):
+            yield _Claim(here, port.port, f"plain {kind} {port.port}", plain, where, label)
         own = f"application {name} {port.target}"
         yield _Claim(service.address, port.target, own, f"application {name}", where, label)
     for index, upstream in enumerate(service.upstreams):

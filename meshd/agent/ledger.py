@@ -86,7 +86,8 @@ class Ledger:
     """One connection's account.  ``own`` starts with the listeners of the hello."""
 
     index: int
-    own: set[str] = field(default_factory=set)
+    own: dict[str, int] = field(default_factory=dict)
+    """Listeners it holds, with the move of each (`Sockets.offered`)."""
     loans: set[tuple[str, int]] = field(default_factory=set)
     """(listener id, owner) of sockets lent to this worker."""
     stale_loans: set[str] = field(default_factory=set)
@@ -113,16 +114,16 @@ class Ledger:
         return wanted.snapshot is not None and self.live == wanted.snapshot.revision
 
     def plan(
-        self, wanted: Wanted, listeners: Iterable[str], loans: Iterable[tuple[str, int]]
+        self, wanted: Wanted, listeners: Mapping[str, int], loans: Iterable[tuple[str, int]]
     ) -> list[Step]:
-        """The next messages; ``listeners`` are the open ids, ``loans`` what it should hold.
+        """The next messages; ``listeners`` are the open ones, ``loans`` what it should hold.
 
         Taken as sent: a connection that fails ends the ledger with it.
         """
         steps: list[Step] = []
         steps += self._plan_secrets(wanted)
         steps += self._plan_log(wanted)
-        steps += self._plan_listeners(set(listeners))
+        steps += self._plan_listeners(listeners)
         steps += self._plan_loans(set(loans))
         steps += self._plan_map(wanted.snapshot)
         return steps
@@ -131,9 +132,10 @@ class Ledger:
         """Listeners that are no longer wanted, once the worker knows that."""
         if not self.current(wanted):
             return []
-        gone = self.own & set(surplus)
-        self.own -= gone
-        return [SendClose(listener, False) for listener in sorted(gone)]
+        gone = sorted(set(self.own) & set(surplus))
+        for listener in gone:
+            del self.own[listener]
+        return [SendClose(listener, False) for listener in gone]
 
     def _plan_secrets(self, wanted: Wanted) -> list[Step]:
         steps: list[Step] = []
@@ -152,8 +154,8 @@ class Ledger:
         self._log_opened = wanted.access_log_opened
         return [SendAccessLog(wanted.access_log)]
 
-    def _plan_listeners(self, listeners: set[str]) -> list[Step]:
-        missing = sorted(listeners - self.own)
+    def _plan_listeners(self, listeners: Mapping[str, int]) -> list[Step]:
+        missing = sorted(i for i, move in listeners.items() if self.own.get(i) != move)
         self.own |= listeners
         return [SendListener(listener, self.index, False) for listener in missing]
 

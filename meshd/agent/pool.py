@@ -263,7 +263,7 @@ class Pool:
 
     def _loans(self, borrower: int) -> list[tuple[str, int]]:
         lent = [s.index for s in self.supervisor.slots if s.lent_to == borrower]
-        return [(ident, index) for index in lent for ident in self.sockets.ids_wanted()]
+        return [(ident, index) for index in lent for ident in self.sockets.offered()]
 
     # -- connections ----------------------------------------------------------
 

@@ -110,7 +110,7 @@ class Session:
 
     async def _write(self) -> None:
         while True:
-            steps = self.ledger.plan(self.wanted, self.sockets.ids_wanted(), self.loans(self.index))
+            steps = self.ledger.plan(self.wanted, self.sockets.offered(), self.loans(self.index))
             steps += self.ledger.plan_closing(self.wanted, self.sockets.surplus())
             for step in steps:
                 await perform(self.channel, step, self.sockets)

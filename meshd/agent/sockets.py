@@ -69,6 +69,7 @@ class Sockets:
         self._held: dict[str, dict[int, socket.socket]] = {}
         self._wants: dict[str, Want] | None = None
         """None until the first `open`: nothing is surplus before anything is wanted."""
+        self._moves: dict[str, int] = {}
         self.faults: dict[str, str] = {}
         """Listener id → why it is not open; tried again at every `open`."""
 
@@ -79,27 +80,29 @@ class Sockets:
         """Listeners that are open."""
         return sorted(self._held)
 
-    def ids_wanted(self) -> list[str]:
-        """Open and wanted: what every worker should hold."""
-        return sorted(set(self._held) & set(self._wants or ()))
+    def offered(self) -> dict[str, int]:
+        """Open and wanted: what every worker should hold, with how often it has moved."""
+        return {i: self._moves.get(i, 0) for i in sorted(set(self._held) & set(self._wants or ()))}
 
-    def adopt(self, index: int, listeners: Sequence[str], descriptors: Sequence[int]) -> set[str]:
-        """Take over the descriptors of a hello; returns the ids that are as they should be.
+    def adopt(
+        self, index: int, listeners: Sequence[str], descriptors: Sequence[int]
+    ) -> dict[str, int]:
+        """Take over the descriptors of a hello; returns those that are as they should be.
 
         A descriptor for a slot that we hold already is the same socket (the
         worker reconnected) or an older one, to be replaced by ours; it is closed.
         Takes ownership of all descriptors.
         """
-        kept = set()
+        kept = {}
         for listener, descriptor in zip(listeners, descriptors, strict=True):
             held = self.get(listener, index)
             if held is None and self._fits(listener, descriptor):
                 group = self._held.setdefault(listener, {})
                 group[index] = socket.socket(fileno=descriptor)
-                kept.add(listener)
+                kept[listener] = self._moves.get(listener, 0)
                 continue
             if held is not None and os.path.sameopenfile(held.fileno(), descriptor):
-                kept.add(listener)
+                kept[listener] = self._moves.get(listener, 0)
             os.close(descriptor)
         return kept
 
@@ -125,6 +128,8 @@ class Sockets:
     def _drop_if_moved(self, want: Want) -> None:
         group = self._held.get(want.id, {})
         if any(s.getsockname()[:2] != (want.address, want.port) for s in group.values()):
+            # Workers hold the old address under this id until they get the new socket.
+            self._moves[want.id] = self._moves.get(want.id, 0) + 1
             self._close(want.id)
 
     def _complete(self, want: Want) -> bool:
