@@ -70,6 +70,8 @@ class CounterFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], create: bool = True, size: int = SIZE):
+        if size < 4096:
+            raise ValueError("a counter file has 4096 bytes at least")
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         self._fd = os.open(path, flags, 0o640)
         try:
@@ -84,7 +86,7 @@ class CounterFile:
         self.cells = memoryview(self._map).cast("Q")
         self._offsets: dict[tuple[str, Labels], int] = {}
         self._load()
-        self._overflow = self._series(_OVERFLOW, (), 1) if self._room(_OVERFLOW, (), 1) else 0
+        self._overflow = self._series(_OVERFLOW, (), 1)
         self._scratch = self._series(_SCRATCH, (), _SCRATCH_CELLS)
 
     def counter(self, name: str, labels: Mapping[str, str] | None = None) -> int:
@@ -130,8 +132,10 @@ class CounterFile:
             raise ValueError(f"{declared.name}: its labels are {', '.join(declared.labels)}")
         if self._room(declared.name, pairs, cells):
             return self._series(declared.name, pairs, cells)
+        if cells == 1:
+            return self._overflow  # what the caller adds is counted there
         self.cells[self._overflow] += 1
-        return self._scratch if cells > 1 else self._overflow
+        return self._scratch
 
     def _room(self, name: str, labels: Labels, cells: int) -> bool:
         return self.cells[_USED] + _record_size(_key(name, labels), cells) <= len(self._map)
