@@ -19,6 +19,7 @@ import errno
 import socket
 import ssl
 import struct
+from _ssl import ENCODING_DER
 from array import array
 from collections.abc import Callable
 from fcntl import ioctl
@@ -47,8 +48,8 @@ class Stream(Edges):
     is `broken` and good for `close` or `abort` only.
 
     eof: the peer has ended its side; `ragged`: without the close_notify that TLS demands, so what
-    came may be cut short. tls_alert: a read failed by the peer's alert. bytes_in, bytes_out: as the application
-    sees them, without TLS framing.
+    came may be cut short. tls_alert: a read failed by the peer's alert. bytes_in, bytes_out: as
+    the application sees them, without TLS framing.
     """
 
     __slots__ = (
@@ -269,7 +270,7 @@ class Stream(Edges):
 
     def peer_chain(self) -> list[bytes]:
         """The verified chain in DER, leaf first, anchor last; empty if none was asked for."""
-        return [bytes(cert.public_bytes(2)) for cert in self.tls.get_verified_chain() or ()]
+        return [cert.public_bytes(ENCODING_DER) for cert in self.tls.get_verified_chain() or ()]
 
     def alpn(self) -> str | None:
         """The protocol that both sides chose, None without TLS or agreement."""

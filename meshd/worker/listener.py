@@ -30,7 +30,7 @@ _PASSING = (
 
 
 class Listener:
-    """Accepts for one fiber. It owns `sock`.
+    """Accepts for one fiber. `sock` stays its owner's, who closes it after `close`.
 
     `exhausted` counts the pauses for want of descriptors or memory, `accepted` the connections.
     """
@@ -99,11 +99,11 @@ class Listener:
             self.waiter = None
 
     def close(self) -> None:
-        """Stop accepting; what is queued is reset unless another process holds the socket."""
+        """Stop accepting. Closing the socket then resets what is queued on it, if it is the last
+        copy; that is for its owner to decide."""
         if self.closed:
             return
         self.closed = True
-        self.loop.unregister(self.sock.fileno())
-        self.sock.close()
+        self.loop.unregister(self.sock.fileno())  # -1, and nothing to do, if closed before
         if self.waiter is not None:
             self.loop.unpark(self.waiter)

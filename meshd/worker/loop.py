@@ -88,6 +88,7 @@ class Loop:
         "_lag",
         "_poller",
         "_ready",
+        "_soon",
         "_sources",
         "_stopping",
         "_timers",
@@ -115,6 +116,7 @@ class Loop:
         self.on_error: Callable[[Fiber | None, BaseException], None] = _log_error
         self._ready: deque[Fiber] = deque()
         self._yielded: list[Fiber] = []
+        self._soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._timers = Timers()
         self.arm = self._timers.arm  # makes `fiber.expires` hold; after each assignment but 0
         self._lag = 0.0
@@ -199,6 +201,20 @@ class Loop:
         """Call `fn(*args)` between fibers, for housekeeping; it must be short."""
         return self._timers.call_at(self.now + seconds, fn, args)
 
+    def call_soon(self, fn: Callable[..., object], *args: Any) -> None:
+        """Call `fn(*args)` in the next turn. The one way in for signal handlers and threads."""
+        self._soon.append((fn, args))
+        self.wake()
+
+    def _call_soon_ones(self) -> None:
+        soon = self._soon
+        for _ in range(len(soon)):
+            fn, args = soon.popleft()
+            try:
+                fn(*args)
+            except Exception as exc:
+                self._report(None, exc)
+
     def _fire_timers(self) -> None:
         """Everything due, taken out before anything runs: a callback may set a timer of 0 s."""
         for target in self._timers.due(self.now):
@@ -251,7 +267,7 @@ class Loop:
         return fiber.result
 
     def stop(self) -> None:
-        """End `run`. May be called by a signal handler."""
+        """End `run`. Signal handlers may call it."""
         self._stopping = True
         self.wake()
 
@@ -281,6 +297,8 @@ class Loop:
         self.turns += 1
         if events:
             self._hand_out(events)
+        if self._soon:
+            self._call_soon_ones()
         if self._timers.next <= started:
             self._fire_timers()
         ready = self._ready
@@ -296,7 +314,7 @@ class Loop:
             self._lag = lag
 
     def _patience(self) -> float | None:
-        if self._ready or self._yielded or self._stopping:
+        if self._ready or self._yielded or self._soon or self._stopping:
             return 0
         when = self._timers.next
         return None if when == inf else max(0.0, when - self._clock())
