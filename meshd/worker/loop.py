@@ -18,7 +18,7 @@ fibers that gave up the last turn -> run the ready queue, first come first serve
   (`yield_turn`) come behind them, and a turn runs at most STEPS_A_TURN steps, so neither a fiber
   that always finds work nor two that wake each other can keep the loop from polling.
 * Descriptors are registered once, edge-triggered. An edge is reported once, whoever waits or does
-  not; remembering it is the source's business (stream.py keeps sticky bits).
+  not; remembering it is the source's business (edges.py keeps sticky bits).
 
 A fiber is in exactly one state: parked (only here can it be woken), queued, running, or done.
 
@@ -28,7 +28,7 @@ A fiber is in exactly one state: parked (only here can it be woken), queued, run
 * `cancel` and a passed deadline throw into a parked fiber. A fiber that was already queued gets
   what it was woken with first, and the exception at its next wait. Cancelled is level-triggered:
   from then on every wait raises it, so a cancelled fiber cannot hang. DeadlineExceeded is raised
-  once and resets `expires` to 0, so that the fiber can still answer and clean up.
+  once and resets `expires` to 0, so that the fiber can still answer and clean up (timers.py).
 * A fiber that was cancelled before its first step still starts: its `finally` owns resources.
 
 Time is `clock`, readiness is `poller`: with fakes for both, tests run in virtual time.
