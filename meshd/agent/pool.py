@@ -77,6 +77,8 @@ class Pool:
         self._wake = Signal()
         self._processes: dict[int, Worker] = {}
         self._sessions: dict[int, Session] = {}
+        self.starts = 0
+        self.exits = {"clean": 0, "error": 0, "signal": 0, "unknown": 0}
         self._closing = False
         self._ended = Signal()
         self.wanted = Wanted()
@@ -211,6 +213,7 @@ class Pool:
             self._log.error("worker_not_started", worker=index, reason=str(error))
             self._act(self.supervisor.started(index, 0, now), nursery)
             return
+        self.starts += 1
         self._log.info("worker_started", worker=index, pid=worker.pid)
         self._act(self.supervisor.started(index, worker.pid, now), nursery)
         self._adopt_process(index, worker, nursery)
@@ -224,6 +227,7 @@ class Pool:
     async def _watch(self, index: int, worker: Worker, nursery: trio.Nursery) -> None:
         await trio.lowlevel.wait_readable(worker.pidfd)
         status = worker.reap()
+        self.exits[_how(status)] += 1
         self._processes.pop(index, None)
         self._command.pid_file(index).unlink(missing_ok=True)
         session = self._sessions.pop(index, None)
@@ -359,6 +363,13 @@ class Pool:
                 await self._ended.wait()
         for index in list(self._processes):
             self._kill(index, "not ended in time")
+
+
+def _how(status: int | None) -> str:
+    """How a process ended; of an adopted one nobody is told."""
+    if status is None:
+        return "unknown"
+    return "clean" if status == 0 else "signal" if status < 0 else "error"
 
 
 async def _dismiss(session: Session, seconds: float) -> None:
