@@ -65,9 +65,21 @@ class Answer:
 @dataclass(slots=True)
 class _Service:
     shown: dict[Key, Instance] = field(default_factory=dict)
+    listed: tuple[Instance, ...] = ()
+    """The values of ``shown``: the same object until they change, so that whoever
+    compiles views can tell by identity what did not."""
     latest: Answer = Answer()
     held: Held | None = None
     failure: Held | None = None
+
+    def show(self, instances: Iterable[Instance]) -> None:
+        self.shown = _by_key(instances)
+        listed = tuple(self.shown.values())
+        if listed != self.listed:
+            self.listed = listed
+
+    def state(self) -> tuple[object, ...]:
+        return self.listed, self.held, self.failure
 
 
 def missing_reason(shown: Collection[Key], answer: Answer) -> str:
@@ -100,17 +112,18 @@ class Keeper:
     def answer(self, service: ServiceName, answer: Answer, now: float) -> bool:
         """Take a good answer."""
         state = self._services.setdefault(service, _Service())
-        before = (state.shown, state.held, state.failure)
+        before = state.state()
         interrupted, state.failure = state.failure is not None, None
         state.latest = answer
         reason = missing_reason(state.shown, answer) if self.rules.seconds > 0 else ""
         if reason:
             self._hold(state, service, reason, now, interrupted)
         else:
-            state.held, state.shown = None, _by_key(answer.healthy)
+            state.held = None
+            state.show(answer.healthy)
         if not state.shown and not state.held:
             del self._services[service]
-        return before != (state.shown, state.held, state.failure)
+        return before != state.state()
 
     def _hold(
         self, state: _Service, service: ServiceName, reason: str, now: float, interrupted: bool
@@ -122,7 +135,7 @@ class Keeper:
         }
         # Only when nothing else is left are failing instances better than none.
         kept = kept or {k: i for k, i in state.shown.items() if k not in state.latest.left}
-        state.shown = _by_key({**kept, **_by_key(state.latest.healthy)}.values())
+        state.show({**kept, **_by_key(state.latest.healthy)}.values())
         if state.held is None or interrupted:
             since = state.held.since if state.held else now
             state.held = Held(service, reason, since, now + self.rules.seconds)
@@ -152,7 +165,8 @@ class Keeper:
             if state.held and not state.failure and (state.held.until or 0) <= now
         ]
         for service, state in due:
-            state.held, state.shown = None, _by_key(state.latest.healthy)
+            state.held = None
+            state.show(state.latest.healthy)
             if not state.shown:
                 del self._services[service]
         return bool(due)
@@ -178,7 +192,7 @@ class Keeper:
         return frozenset(self._services)
 
     def instances(self) -> Mapping[ServiceName, tuple[Instance, ...]]:
-        return {name: tuple(state.shown.values()) for name, state in self._services.items()}
+        return {name: state.listed for name, state in self._services.items()}
 
     def held(self) -> tuple[Held, ...]:
         found = (state.failure or state.held for state in self._services.values())

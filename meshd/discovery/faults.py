@@ -1,0 +1,44 @@
+"""What of a backend is out of order just now, told in one line."""
+
+from __future__ import annotations
+
+from meshd.discovery.board import Board
+from meshd.discovery.timing import fault_text
+
+
+class Faults:
+    """Faults by source (a watch, the registration).  Publishes whatever the keeper has, too."""
+
+    def __init__(self, board: Board, backend: str) -> None:
+        self._board = board
+        self._backend = backend
+        self._by_source: dict[str, str] = {}
+
+    def failed(self, source: str, fault: BaseException | str) -> None:
+        self._by_source[source] = fault if isinstance(fault, str) else fault_text(fault)
+        self._publish()
+
+    def mended(self, source: str) -> None:
+        """A source works.  Also the sign that the backend was asked at all."""
+        self._by_source.pop(source, None)
+        self._publish()
+
+    def forget(self, source: str) -> None:
+        """A source is no longer asked, which says nothing about the backend."""
+        if self._by_source.pop(source, None) is not None:
+            self._publish()
+
+    def __contains__(self, source: str) -> bool:
+        return source in self._by_source
+
+    def summary(self) -> str:
+        """ "" when all is well."""
+        if not self._by_source:
+            return ""
+        source, text = next(iter(self._by_source.items()))
+        more = len(self._by_source) - 1
+        return f"{self._backend}: {source}: {text}" + (f" (and {more} more)" if more else "")
+
+    def _publish(self) -> None:
+        error = self.summary()
+        self._board.publish(connected=not error, error=error)
