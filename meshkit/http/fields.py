@@ -15,20 +15,30 @@ bounded and starts afresh when full, so a client that sends garbage makes
 others pay one parse a line, and no memory beyond the bound.
 
 An ordinary field is ``(name, value)``, name in lower case.  A field that means
-something to a proxy has a third item, its code from this module: framing and
-connection fields never reach the list that is forwarded.
+something to a proxy becomes a `Special`: framing and connection fields never
+reach the list that is forwarded.
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 Field = tuple[bytes, bytes]
-Parsed = tuple[bytes, bytes] | tuple[bytes, bytes, int]
 
 HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION = 1, 2, 3, 4
 UPGRADE, EXPECT, TE, HOP, KEEP_ALIVE = 5, 6, 7, 8, 9
 _ORDINARY, _UNIQUE = 0, -1
+
+
+class Special(NamedTuple):
+    """``number``: a Content-Length's value, 1 for a well-formed Host; -1 = malformed."""
+
+    code: int
+    name: bytes
+    value: bytes
+    number: int
+
 
 _CODES: dict[bytes, int] = {
     b"host": HOST,
@@ -73,6 +83,12 @@ section 6.5.1), and never removed because a ``Connection`` field lists them."""
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _NAME = re.compile(TOKEN)
+AUTHORITY = re.compile(
+    rb"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
+)
+"""``host`` or ``host:port``, without user information or escapes."""
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+"""Strict digits, below 2**63; nothing else is ever given to ``int``."""
 VALUE_BYTES = bytes((9, *range(0x20, 0x7F), *range(0x80, 0x100)))
 """What a field value may hold; ``value.translate(None, VALUE_BYTES)`` is what it may not."""
 
@@ -81,38 +97,76 @@ _LINE_BYTES = 256
 _TABLE_LINES = 2048
 """Lines remembered: at most about 1.5 MB a worker."""
 _TABLE_NAMES = 1024
+_FEW = 4
 
 
 class BadField(ValueError):
     """A line that is no header field; the text says what is wrong with it."""
 
 
-class FieldTable(dict[bytes, Parsed]):
-    """``table[line]`` → the parsed field; raises `BadField`.  One serves a worker."""
+class FieldTable(dict[bytes, Field | None]):
+    """Parses field lines, and remembers.  One serves a whole worker.
 
-    __slots__ = ("_names",)
+    The dict itself maps a line to its ordinary field, so that `parse` is one
+    ``map`` in C over its own ``__getitem__``; only what is not in it comes to
+    ``__missing__``: new lines, and special ones, which are set aside there.
+    """
+
+    __slots__ = ("_names", "_set_aside", "_specials")
 
     def __init__(self) -> None:
         super().__init__()
         self._names: dict[bytes, tuple[bytes, int]] = {}
+        self._specials: dict[bytes, Special] = {}
+        self._set_aside: list[Special] = []
 
-    def __missing__(self, line: bytes) -> Parsed:
+    def parse(self, lines: list[bytes]) -> tuple[list[Field], list[Special]]:
+        """The ordinary fields and the special ones, each in order.  Raises BadField."""
+        special = self._set_aside = []
+        fields = list(map(self.__getitem__, lines))
+        if len(special) > _FEW:
+            fields = [field for field in fields if field is not None]
+        else:
+            for _ in special:
+                fields.remove(None)
+        return fields, special  # type: ignore[return-value]  # no None is left
+
+    def __missing__(self, line: bytes) -> Field | None:
+        known = self._specials.get(line)
+        if known is not None:
+            self._set_aside.append(known)
+            return None
         raw, colon, value = line.partition(b":")
-        known = self._names.get(raw) or self._learn(raw)
+        name, code = self._names.get(raw) or self._learn(raw)
         if not colon:
             raise BadField("a header line without a colon")
         if value.translate(None, VALUE_BYTES):
             raise BadField("a control character in a header value")
-        name, code = known
         value = value.strip(b" \t")
-        if code == CONNECTION and value.lower() == b"keep-alive":
-            code = KEEP_ALIVE  # nearly all Connection fields, and they change next to nothing
-        field: Parsed = (name, value) if code <= 0 else (name, value, code)
-        if code != _UNIQUE and len(line) <= _LINE_BYTES:
+        if code > 0:
+            self._set_aside.append(self._special(line, code, name, value))
+            return None
+        field = (name, value)
+        if code == _ORDINARY and len(line) <= _LINE_BYTES:
             if len(self) >= _TABLE_LINES:
                 self.clear()
             self[line] = field
         return field
+
+    def _special(self, line: bytes, code: int, name: bytes, value: bytes) -> Special:
+        number = 0
+        if code == CONTENT_LENGTH:
+            number = int(value) if _LENGTH.fullmatch(value) else -1
+        elif code == HOST:
+            number = 1 if AUTHORITY.fullmatch(value) else -1
+        elif code == CONNECTION and value.lower() == b"keep-alive":
+            code = KEEP_ALIVE  # nearly all Connection fields, and they change next to nothing
+        special = Special(code, name, value, number)
+        if len(line) <= _LINE_BYTES and not name.startswith(b"proxy-"):
+            if len(self._specials) >= _TABLE_NAMES:
+                self._specials.clear()
+            self._specials[line] = special
+        return special
 
     def _learn(self, raw: bytes) -> tuple[bytes, int]:
         if _NAME.fullmatch(raw) is None:

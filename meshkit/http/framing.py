@@ -300,7 +300,7 @@ class MessageReader:
         if len(lines) > self.limits.trailer_fields:
             raise self.bad("too_many_trailers", "too many trailer fields", 431)
         try:
-            parsed = [self._table[line] for line in lines]
+            fields, _special = self._table.parse(lines)
         except BadField as error:
             raise self.bad("bad_trailer", str(error)) from None
-        return [(f[0], f[1]) for f in parsed if len(f) == 2 and f[0] not in PROTECTED]
+        return [field for field in fields if field[0] not in PROTECTED]

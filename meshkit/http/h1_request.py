@@ -13,6 +13,7 @@ import re
 
 from meshkit.http.errors import HTTPError
 from meshkit.http.fields import (
+    AUTHORITY,
     CONNECTION,
     CONTENT_LENGTH,
     EXPECT,
@@ -25,6 +26,7 @@ from meshkit.http.fields import (
     BadField,
     Field,
     FieldTable,
+    Special,
 )
 from meshkit.http.framing import CHUNKED, IDLE, MessageReader
 from meshkit.http.limits import Limits
@@ -34,10 +36,6 @@ _REQUEST_LINE = re.compile(
 )
 _OTHER_VERSION = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]")
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?]*)(.*)", re.DOTALL)
-_AUTHORITY = re.compile(
-    rb"(?:[A-Za-z0-9._~\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
-)
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 _DEFAULT_PORT = {b"http": b":80", b"https": b":443"}
 _TABLE = FieldTable()
 """Shared by the readers of a process: a memory of lines, never of meaning."""
@@ -69,13 +67,13 @@ class RequestHead:
         "upgrade",
     )
 
-    def __init__(self, method: bytes, target: bytes, http10: bool) -> None:
+    def __init__(self, method: bytes, target: bytes, http10: bool, headers: list[Field]) -> None:
         self.method = method
         self.target = target
         self.path = target
         self.scheme = b""
         self.authority = b""
-        self.headers: list[Field] = []
+        self.headers = headers
         self.http10 = http10
         self.keep_alive = not http10
         self.body = 0
@@ -111,9 +109,16 @@ class RequestReader(MessageReader):
         if match is None:
             raise self._bad_line(lines[0])
         method, target, minor = match.groups()
-        head = RequestHead(method, target, minor == b"0")
         del lines[0]
-        self._fields(head, lines)
+        try:
+            headers, special = self._table.parse(lines)
+        except BadField as error:
+            raise HTTPError(400, "bad_header", str(error)) from None
+        head = RequestHead(method, target, minor == b"0", headers)
+        if len(special) == 1 and special[0].code == HOST and special[0].number > 0:
+            head.authority = special[0].value
+        else:
+            _Judge(head, special).apply()
         if target[0] != 0x2F or method in _REFUSED_METHODS:
             self._other_target(head)
         elif not head.authority:
@@ -122,30 +127,10 @@ class RequestReader(MessageReader):
             self._begin_body(head.body)
         return head
 
-    def _fields(self, head: RequestHead, lines: list[bytes]) -> None:
-        table = self._table
-        headers = head.headers
-        special: list[tuple[bytes, bytes, int]] = []
-        try:
-            for line in lines:
-                field = table[line]
-                if len(field) == 2:
-                    headers.append(field)
-                elif field[2] == HOST and not head.authority:
-                    head.authority = field[1]
-                    if not _AUTHORITY.fullmatch(field[1]):
-                        raise _bad_host()
-                elif field[2] != KEEP_ALIVE or head.http10:
-                    special.append(field)
-        except BadField as error:
-            raise HTTPError(400, "bad_header", str(error)) from None
-        if special:
-            _Judge(head, special).apply()
-
     def _other_target(self, head: RequestHead) -> None:
         """CONNECT, TRACE, and targets that are not a path (RFC 9112 section 3.2)."""
         if head.method == b"CONNECT":
-            match = _AUTHORITY.fullmatch(head.target)
+            match = AUTHORITY.fullmatch(head.target)
             if match is None or match["port"] is None or head.body == CHUNKED:
                 raise HTTPError(400, "bad_target", "CONNECT needs host:port, and has no body")
         elif head.target == b"*" and head.method == b"OPTIONS":
@@ -167,53 +152,64 @@ _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
 
 
 class _Judge:
-    """The fields that frame a message or manage its connection; few requests have any."""
+    """The fields that frame a message or manage its connection."""
 
-    __slots__ = ("coding", "head", "length", "listed", "special", "upgrade")
+    __slots__ = ("coding", "has_length", "head", "listed", "special", "upgrade")
 
-    def __init__(self, head: RequestHead, special: list[tuple[bytes, bytes, int]]) -> None:
+    def __init__(self, head: RequestHead, special: list[Special]) -> None:
         self.head = head
         self.special = special
-        self.length: bytes | None = None
+        self.has_length = False
         self.coding: bytes | None = None
         self.listed: list[bytes] = []
         self.upgrade = b""
 
     def apply(self) -> None:
-        for _name, value, code in self.special:
-            if code == CONTENT_LENGTH:
-                self._content_length(value)
-            elif code in (CONNECTION, KEEP_ALIVE):
+        head = self.head
+        for code, _name, value, number in self.special:
+            if code == HOST:
+                self._host(value, number)
+            elif code == KEEP_ALIVE:
+                if head.http10:
+                    self.listed.append(b"keep-alive")
+            elif code == CONTENT_LENGTH:
+                self._content_length(number)
+            elif code == CONNECTION:
                 self.listed += tokens(value)
             elif code == TRANSFER_ENCODING:
                 if self.coding is not None:
                     raise HTTPError(400, "bad_transfer_encoding", "Transfer-Encoding twice")
                 self.coding = value.lower()
-            elif code == HOST:
-                raise HTTPError(400, "several_hosts", "more than one Host header")
             elif code == EXPECT:
                 self._expect(value)
             elif code == TE:
-                self.head.trailers_ok |= b"trailers" in tokens(value)
+                head.trailers_ok |= b"trailers" in tokens(value)
             elif code == UPGRADE:
                 self.upgrade += b"," + value
         if self.coding is not None:
             self._transfer_encoding(self.coding)
         if self.listed:
             self._connection()
-        if self.head.http10 or not self.head.body:
-            self.head.expect_continue = False
+        if head.http10 or not head.body:
+            head.expect_continue = False
 
-    def _content_length(self, value: bytes) -> None:
-        if self.length is not None:
+    def _host(self, value: bytes, well_formed: int) -> None:
+        if self.head.authority:
+            raise HTTPError(400, "several_hosts", "more than one Host header")
+        if well_formed < 0:
+            raise HTTPError(400, "bad_host", "the Host header is not host or host:port")
+        self.head.authority = value
+
+    def _content_length(self, number: int) -> None:
+        if self.has_length:
             raise HTTPError(400, "several_lengths", "more than one Content-Length")
-        if _LENGTH.fullmatch(value) is None:
+        if number < 0:
             raise HTTPError(400, "bad_content_length", "Content-Length is not a number")
-        self.length = value
-        self.head.body = int(value)
+        self.has_length = True
+        self.head.body = number
 
     def _transfer_encoding(self, coding: bytes) -> None:
-        if self.length is not None:
+        if self.has_length:
             raise HTTPError(400, "length_and_coding", "Content-Length with Transfer-Encoding")
         if self.head.http10:
             raise HTTPError(400, "bad_transfer_encoding", "Transfer-Encoding on HTTP/1.0")
@@ -250,17 +246,13 @@ def drop_listed(headers: list[Field], listed: set[bytes]) -> None:
         headers[:] = [field for field in headers if field[0] not in listed]
 
 
-def _bad_host() -> HTTPError:
-    return HTTPError(400, "bad_host", "the Host header is not host or host:port")
-
-
 def _absolute(head: RequestHead) -> None:
     match = _ABSOLUTE.fullmatch(head.target)
     scheme = match[1].lower() if match else b""
     if match is None or scheme not in _DEFAULT_PORT:
         raise HTTPError(400, "bad_target", "the target is no path and no http or https URL")
     authority, rest = match[2], match[3]
-    if _AUTHORITY.fullmatch(authority) is None:
+    if AUTHORITY.fullmatch(authority) is None:
         raise HTTPError(400, "bad_target", "the target's authority is not host or host:port")
     if not head.authority and head.http10:
         head.authority = authority

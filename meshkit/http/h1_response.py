@@ -20,9 +20,10 @@ from meshkit.http.fields import (
     BadField,
     Field,
     FieldTable,
+    Special,
 )
 from meshkit.http.framing import CHUNKED, IDLE, NO_LENGTH, UNTIL_CLOSE, MessageReader
-from meshkit.http.h1_request import _LENGTH, _TABLE, drop_listed, tokens
+from meshkit.http.h1_request import _TABLE, drop_listed, tokens
 from meshkit.http.limits import Limits
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
@@ -51,11 +52,11 @@ class ResponseHead:
         "status",
     )
 
-    def __init__(self, http10: bool, status: int, reason: bytes) -> None:
+    def __init__(self, http10: bool, status: int, reason: bytes, headers: list[Field]) -> None:
         self.status = status
         self.reason = reason
         self.http10 = http10
-        self.headers: list[Field] = []
+        self.headers = headers
         self.keep_alive = not http10
         self.body = UNTIL_CLOSE
         self.raw_length: int | None = None
@@ -85,9 +86,14 @@ class ResponseReader(MessageReader):
         lines = raw.split(b"\r\n")
         if len(raw) > self.limits.field_bytes or len(lines) > self.limits.header_fields:
             self._check_sizes(raw, lines)
-        head = ResponseHead(*(_lines.get(lines[0]) or self._status_line(lines[0])))
+        http10, status, reason = _lines.get(lines[0]) or self._status_line(lines[0])
         del lines[0]
-        coding = self._fields(head, lines)
+        try:
+            headers, special = self._table.parse(lines)
+        except BadField as error:
+            raise self.bad("bad_header", str(error)) from None
+        head = ResponseHead(http10, status, reason, headers)
+        coding = self._special(head, special) if special else None
         self._frame(head, method, coding)
         if head.body:
             self._begin_body(head.body)
@@ -102,43 +108,37 @@ class ResponseReader(MessageReader):
             _lines[line] = parsed
         return parsed
 
-    def _fields(self, head: ResponseHead, lines: list[bytes]) -> bytes | None:
-        """Fill ``head.headers`` and ``raw_length``; returns the transfer coding."""
-        table = self._table
-        headers = head.headers
+    def _special(self, head: ResponseHead, special: list[Special]) -> bytes | None:
+        """Fill in what ``special`` says; returns the transfer coding."""
         coding: bytes | None = None
         listed: list[bytes] = []
-        try:
-            for line in lines:
-                field = table[line]
-                if len(field) == 2:
-                    headers.append(field)
-                    continue
-                code = field[2]
-                if code == CONTENT_LENGTH:
-                    self._content_length(head, field[1])
-                elif code == CONNECTION or (code == KEEP_ALIVE and head.http10):
-                    listed += tokens(field[1])
-                elif code == TRANSFER_ENCODING:
-                    if coding is not None:
-                        raise self.bad("bad_transfer_encoding", "Transfer-Encoding twice")
-                    coding = field[1].lower()
-                elif code in (EXPECT, HOST):
-                    headers.append((field[0], field[1]))
-        except BadField as error:
-            raise self.bad("bad_header", str(error)) from None
+        for code, name, value, number in special:
+            if code == CONTENT_LENGTH:
+                self._content_length(head, number)
+            elif code == KEEP_ALIVE:
+                if head.http10:
+                    listed.append(b"keep-alive")
+            elif code == CONNECTION:
+                listed += tokens(value)
+            elif code == TRANSFER_ENCODING:
+                if coding is not None:
+                    raise self.bad("bad_transfer_encoding", "Transfer-Encoding twice")
+                coding = value.lower()
+            elif code in (EXPECT, HOST):
+                head.headers.append((name, value))
         if listed:
             names = set(listed)
-            head.keep_alive = b"close" not in names and (not head.http10 or b"keep-alive" in names)
-            drop_listed(headers, names)
+            wanted = not head.http10 or b"keep-alive" in names
+            head.keep_alive = wanted and b"close" not in names
+            drop_listed(head.headers, names)
         return coding
 
-    def _content_length(self, head: ResponseHead, value: bytes) -> None:
+    def _content_length(self, head: ResponseHead, number: int) -> None:
         if head.raw_length is not None:
             raise self.bad("several_lengths", "more than one Content-Length")
-        if _LENGTH.fullmatch(value) is None:
+        if number < 0:
             raise self.bad("bad_content_length", "Content-Length is not a number")
-        head.raw_length = int(value)
+        head.raw_length = number
 
     def _frame(self, head: ResponseHead, method: bytes, coding: bytes | None) -> None:
         status, length = head.status, head.raw_length

@@ -146,11 +146,23 @@ def test_the_gateway_has_tighter_sizes() -> None:
 def test_the_table_of_lines_is_bounded_and_keeps_no_secrets() -> None:
     table = FieldTable()
     for number in range(5000):
-        assert table[b"X-N: %d" % number] == (b"x-n", b"%d" % number)
+        fields, special = table.parse([b"X-N: %d" % number, b"Content-Length: %d" % number])
+        assert fields == [(b"x-n", b"%d" % number)]
+        assert [s.number for s in special] == [number]
     for line in (b"Authorization: Basic x", b"cookie: a", b"X: " + b"y" * 300):
-        assert len(table[line]) == 2
+        assert len(table.parse([line])[0]) == 1
         assert line not in table
-    assert len(table) <= 2048
+    assert table.parse([b"Proxy-Authorization: Basic x"])[0] == []
+    assert len(table) <= 2048 and len(table._specials) <= 1024
+    assert b"Proxy-Authorization: Basic x" not in table._specials
+
+
+def test_the_table_keeps_the_order_among_many_special_fields() -> None:
+    lines = [b"Host: a", b"x: 1", b"Connection: keep-alive", b"y: 2", b"TE: a", b"Upgrade: b"]
+    for _ in range(2):
+        fields, special = FieldTable().parse([*lines, b"Keep-Alive: 5", b"z: 3"])
+        assert fields == [(b"x", b"1"), (b"y", b"2"), (b"z", b"3")]
+        assert [s.value for s in special] == [b"a", b"keep-alive", b"a", b"b", b"5"]
 
 
 def test_limits_are_overridden_by_their_names() -> None:
