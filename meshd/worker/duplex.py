@@ -231,7 +231,7 @@ class Stream(Edges):
                 if budget <= 0:
                     await self.loop.yield_turn()
                     budget = BURST
-                sent = self.try_send(piece)
+                sent = 0 if self._write_wants_read else self.try_send(piece)
                 if not sent:
                     await self.wait_writable()
                     budget = BURST

@@ -9,7 +9,8 @@ somebody's hands:
   and the state not LISTEN.
 * A socket that its process has closed already has no inode, and the kernel then reports uid 0: an
   early close would make anybody root. So inode 0 is unknown.
-* An IPv6 socket connected to a mapped address is an IPv4 connection: asked as such.
+* An IPv6 socket connected to a mapped address is an IPv4 connection: asked as such, though the
+  answer then speaks IPv6.
 
 The uid is that of the process which made the socket.
 """
@@ -115,18 +116,21 @@ def _pack_ip(text: str) -> bytes:
 
 
 def _owner(body: bytes, wanted: _SockId) -> int | None:
-    _, state, _, _, sockid, _, _, _, uid, inode = _ANSWER.unpack_from(body)
-    if state in _NO_OWNER or not inode or not _same(sockid[:36], wanted):
+    family, state, _, _, sockid, _, _, _, uid, inode = _ANSWER.unpack_from(body)
+    if state in _NO_OWNER or not inode or not _same(family, sockid, wanted):
         return None
     return int(uid)
 
 
-def _same(found: bytes, wanted: _SockId) -> bool:
-    """For IPv4 the kernel leaves the other 12 bytes of an address unsaid."""
-    if wanted.family == 6:
-        return found == wanted.packed
+def _same(family: int, found: bytes, wanted: _SockId) -> bool:
+    """Whether the answer's four-tuple is the one asked for."""
     ours = wanted.packed
-    return found[:8] == ours[:8] and found[20:24] == ours[20:24]
+    if family == socket.AF_INET6 and wanted.family == 4:  # the peer's socket uses mapped addresses
+        return found[:36] == ours[:4] + _MAPPED + ours[4:8] + _MAPPED + ours[20:24]
+    if family == socket.AF_INET6:
+        return found[:36] == ours
+    # For IPv4 the kernel leaves the other 12 bytes of an address unsaid.
+    return wanted.family == 4 and found[:8] == ours[:8] and found[20:24] == ours[20:24]
 
 
 _shared: SockDiag | None = None
