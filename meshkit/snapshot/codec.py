@@ -35,7 +35,11 @@ class CodecError(ValueError):
 
 def encode(value: Any) -> bytes:
     """The canonical JSON of a dataclass instance; equal values, equal bytes."""
-    plain = _encoder(_hint(type(value)))(value)
+    return canonical(_encoder(_hint(type(value)))(value))
+
+
+def canonical(plain: Any) -> bytes:
+    """JSON with sorted keys and no spaces, as UTF-8; raises ValueError for NaN."""
     text = json.dumps(
         plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
