@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 
+from meshkit.http.buffer import IDLE
 from meshkit.http.errors import HTTPError
 from meshkit.http.fields import (
     AUTHORITY,
@@ -28,7 +29,7 @@ from meshkit.http.fields import (
     FieldTable,
     Special,
 )
-from meshkit.http.framing import CHUNKED, IDLE, MessageReader
+from meshkit.http.framing import CHUNKED, MessageReader
 from meshkit.http.limits import Limits
 
 _REQUEST_LINE = re.compile(

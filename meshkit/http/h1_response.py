@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from meshkit.http.buffer import IDLE
 from meshkit.http.fields import (
     CONNECTION,
     CONTENT_LENGTH,
@@ -22,7 +23,7 @@ from meshkit.http.fields import (
     FieldTable,
     Special,
 )
-from meshkit.http.framing import CHUNKED, IDLE, NO_LENGTH, UNTIL_CLOSE, MessageReader
+from meshkit.http.framing import CHUNKED, NO_LENGTH, UNTIL_CLOSE, MessageReader
 from meshkit.http.h1_request import _TABLE, drop_listed, tokens
 from meshkit.http.limits import Limits
 
