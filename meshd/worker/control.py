@@ -185,11 +185,12 @@ class Control:
 
     async def _switch(self, channel: Channel) -> None:
         live = self._ctx.live
+        revision = live.proposed
         try:
             if not live.switch():
                 return
         except Refused as error:
-            await channel.send(messages.refuse(live.proposed, str(error)))
+            await channel.send(messages.refuse(revision, str(error)))
             return
         self._ctx.configured()
         await channel.send(messages.ack(live.revision))

@@ -15,9 +15,10 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from meshd.worker.edges import StreamClosed
 from meshd.worker.exchange import DRAIN_BYTES, Exchange
 from meshd.worker.loop import DeadlineExceeded
-from meshkit.http.errors import REPLY_HEADERS, reply_body
+from meshkit.http.errors import REPLY_HEADERS, STATUS_TEXT, reply_body
 from meshkit.http.h1 import HTTPError, RequestHead, RequestReader, render_response
 
 if TYPE_CHECKING:
@@ -48,11 +49,15 @@ class Downstream:
             while await self._one():
                 pass
         except HTTPError as error:
-            await self._refuse(error)
+            self.ctx.record_refusal(self.entry, error)
+            await self.refuse(error)
         except DeadlineExceeded:
-            # The head did not arrive in time, or the idle time is over.
-            if self.reader.buffered:
-                self.ctx.limit("request_head_timeout")
+            if self.reader.buffered:  # else the idle time is over, which is no fault
+                late = HTTPError(408, "head_timeout", "the request did not arrive in time")
+                self.ctx.record_refusal(self.entry, late)
+                await self.refuse(late)
+        except StreamClosed:
+            pass  # closed from our side, to drain
         except OSError:
             self.ctx.bump("downstream_resets")
         finally:
@@ -107,13 +112,17 @@ class Downstream:
         fiber.expires = 0.0
         return head
 
-    async def _refuse(self, error: HTTPError) -> None:
+    async def refuse(self, error: HTTPError) -> None:
         """Bytes that are no request: one answer, one counter, and the end."""
         ctx = self.ctx
         ctx.limit(error.code)
-        ctx.record_refusal(self.entry, error)
         body = reply_body(error.message, error.code)
-        data = render_response(error.status, b"", REPLY_HEADERS, len(body), False) + body
+        data = (
+            render_response(
+                error.status, STATUS_TEXT[error.status], REPLY_HEADERS, len(body), False
+            )
+            + body
+        )
         self.fiber.expires = ctx.loop.now + REFUSAL_SECONDS
         ctx.loop.arm(self.fiber)
         try:

@@ -15,11 +15,11 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from meshd.worker.entry import Unroutable
-from meshd.worker.loop import Cancelled, DeadlineExceeded, Fiber
+from meshd.worker.loop import DeadlineExceeded, Fiber
 from meshd.worker.routes import Action, Choice, Target
 from meshd.worker.upstream import ConnectFailed, Connection
 from meshkit.balance.retry import backoff, may_retry
-from meshkit.http.errors import REPLIES, REPLY_HEADERS, reply_body
+from meshkit.http.errors import REPLIES, REPLY_HEADERS, STATUS_TEXT, reply_body
 from meshkit.http.h1 import (
     CHUNKED,
     LAST_CHUNK,
@@ -89,7 +89,7 @@ class Exchange:
     """Raw value of the peer's x-baremesh-* header: the key of its telemetry series."""
     _payload = b""
     _uploader: Fiber | None = None
-    _client_gone = False
+    _client_gone: _ClientGone | None = None
     _consumed = False
     """Some of the request's body has left for an upstream and cannot be sent again."""
 
@@ -114,6 +114,13 @@ class Exchange:
             if down.reader.done:
                 return self.keep
             return self.keep and await self._drain()
+        except HTTPError as error:
+            return await self._refuse(error)
+        except _ClientGone as gone:
+            if gone.error is not None and not self.status:
+                return await self._refuse(gone.error)
+            self.flags = "DC"
+            return False
         except (OSError, DeadlineExceeded):
             # Writing downstream failed, or the client stopped taking the answer.
             self.flags = "DC" if self.flags == "-" else self.flags
@@ -157,6 +164,13 @@ class Exchange:
         self._extra = extra
         self.action = entry.action(head, self.path)
 
+    async def _refuse(self, error: HTTPError) -> bool:
+        """The request itself is wrong: say so, and end the connection."""
+        self.status, self.flags, self.details = error.status, "DPE", error.code
+        self.failure = error.message
+        await self.down.refuse(error)
+        return False
+
     # Forwarding
 
     async def _forward(self) -> None:
@@ -172,6 +186,9 @@ class Exchange:
             if whole is not None:
                 self._payload = whole
                 self.bytes_in = len(whole)
+            elif self.head.expect_continue:
+                # The application says 100 or not; it is asked what the client asked us.
+                self._extra += b"expect: 100-continue\r\n"
         tried: list[Target] = []
         try:
             while True:
@@ -190,7 +207,7 @@ class Exchange:
 
     async def _again(self, action: Action, failed: TryFailed, deadline: float) -> bool:
         """Whether to try once more; waits out the backoff if so."""
-        if self._consumed or self._client_gone:
+        if self._consumed or self._client_gone is not None:
             return False
         names = dict(self.head.headers)
         verdict = may_retry(
@@ -346,14 +363,12 @@ class Exchange:
             self.ctx.limit("upstream_" + error.code)
             raise TryFailed("protocol-error", "upstream_protocol_error", error.message) from error
         except OSError as error:
+            if self._client_gone is not None:
+                raise self._client_gone from error
             outcome = "reset" if got or not reused else "reused-reset"
             if getattr(stream, "tls_alert", False) and not got:
                 outcome = "tls-alert"
             raise TryFailed(outcome, "upstream_reset", str(error)) from error
-        except Cancelled:
-            if not self._client_gone:
-                raise
-            raise ConnectionResetError("the client left while it sent its body") from None
 
     async def _interim(self, response: ResponseHead) -> None:
         """100 Continue and friends go through to HTTP/1.1 clients as they come."""
@@ -378,10 +393,11 @@ class Exchange:
             if chunked:
                 trailers = self.down.reader.trailers
                 await conn.stream.send(last_chunk(trailers))
-        except _ClientGone:
-            self._client_gone = True
+        except _ClientGone as error:
+            # Nobody is left to answer, or the body is no body: end the try at once.
+            self._client_gone = error
             self.keep = False
-            self.down.fiber.cancel()
+            conn.stream.abort()
         except OSError:
             # The upstream closed its side; whether it answered first, _answer will see.
             self.keep = False
@@ -395,12 +411,14 @@ class Exchange:
                 if data is not None:
                     return data
                 received = await down.stream.recv(READ)
-            except (OSError, HTTPError) as error:
-                raise _ClientGone from error
+            except HTTPError as error:
+                raise _ClientGone(error) from error
+            except OSError as error:
+                raise _ClientGone(None) from error
             if received:
                 down.reader.feed(received)
             else:
-                raise _ClientGone
+                raise _ClientGone(None)
 
     def _stop_upload(self) -> None:
         uploader = self._uploader
@@ -417,6 +435,8 @@ class Exchange:
         for ops in choice.response_ops:
             headers = ops.apply(headers)
         self.status = response.status
+        if self.ctx.draining:
+            self.keep = False
         self.upstream_ms = int((monotonic() - self.started) * 1000)
         body = response.body
         framing = self._framing(response)
@@ -514,7 +534,9 @@ class Exchange:
         headers = REPLY_HEADERS
         if location:
             headers = [*headers, (b"location", location)]
-        data = render_response(reply.status, b"", headers, len(body), self.keep, b"")
+        data = render_response(
+            reply.status, STATUS_TEXT[reply.status], headers, len(body), self.keep, b""
+        )
         fiber = self.down.fiber
         fiber.expires = self.ctx.loop.now + 10.0
         self.ctx.loop.arm(fiber)
@@ -539,4 +561,8 @@ class Exchange:
 
 
 class _ClientGone(Exception):
-    """The client ended or broke its own body."""
+    """The client ended its own body (None), or what it sent is no body (the error)."""
+
+    def __init__(self, error: HTTPError | None) -> None:
+        super().__init__("the client left while it sent its body")
+        self.error = error

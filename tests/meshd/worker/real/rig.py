@@ -86,7 +86,7 @@ class Authority:
 
 def _usage(ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not ca,
+        digital_signature=True,
         key_cert_sign=ca,
         crl_sign=ca,
         content_commitment=False,
@@ -154,7 +154,7 @@ class Rig:
             str(self.folder / f"counters.{self.index}"),
         ]
         with self.stderr.open("ab") as err:
-            self.process = subprocess.Popen(command, stderr=err, cwd=Path(__file__).parents[3])
+            self.process = subprocess.Popen(command, stderr=err, cwd=Path(__file__).parents[4])
         self.meet()
 
     def meet(self) -> None:
