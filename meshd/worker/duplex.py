@@ -100,10 +100,8 @@ class Stream(Edges):
             self.writable = False
             self._read_wants_write = True
             return None
-        except ssl.SSLEOFError:
-            self.eof = self.ragged = True
-            self._recv = _at_end
-            return b""
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as exc:
+            return self._end_of_tls(exc)
         except OSError as exc:
             self._failed(exc)
             raise
@@ -120,6 +118,17 @@ class Stream(Edges):
                 if not _unread[0]:
                     self.readable = False
         return data
+
+    def _end_of_tls(self, exc: ssl.SSLError) -> bytes:
+        """Without close_notify; or with it, after our own (before it, read gives b"")."""
+        if isinstance(exc, ssl.SSLEOFError):
+            self.ragged = True
+            if exc.reason != "UNEXPECTED_EOF_WHILE_READING":  # a failed read(2), its errno lost
+                self.broken = True
+                raise ConnectionResetError(errno.ECONNRESET, "reset by peer") from exc
+        self.eof = True
+        self._recv = _at_end
+        return b""
 
     async def recv(self, n: int = READ_SIZE) -> bytes:
         """At least one byte, at most n; b"" at the end. Does not suspend if there is data."""

@@ -413,7 +413,9 @@ def test_an_empty_send_sends_nothing(world):
 
 
 def test_ragged_and_clean_ends_differ(world):
-    ragged = _tls(world, FakeTLS(read=[ssl.SSLEOFError(8, "EOF occurred")]))
+    cut = ssl.SSLEOFError(8, "EOF occurred")
+    cut.reason = "UNEXPECTED_EOF_WHILE_READING"
+    ragged = _tls(world, FakeTLS(read=[cut]))
     assert ragged.try_recv() == b"" and ragged.eof and ragged.ragged
     assert ragged.try_recv() == b""
     ragged.close()
