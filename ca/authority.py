@@ -106,6 +106,8 @@ def open_authority(state: Path, now: float, mesh: MeshSettings | None = None) ->
     ``mesh`` is required for a new one and must agree with an old one.  Raises
     AuthorityError, OSError.
     """
+    if mesh is None and not is_initialised(state):
+        raise AuthorityError(f"{state} holds no authority", "run `mesh-ca init` first")
     make_private_directory(state)
     with locked(state):
         settings = _settle_mesh(state / "mesh.json", mesh)
@@ -120,20 +122,16 @@ def is_initialised(state: Path) -> bool:
 
 
 def _settle_mesh(path: Path, wanted: MeshSettings | None) -> MeshSettings:
-    if path.exists():
-        known = _read_mesh(path)
-        if wanted is not None and wanted != known:
-            raise AuthorityError(
-                f"{path.parent} belongs to another mesh: {asdict(known)}, asked for "
-                f"{asdict(wanted)}",
-                "use another --state-dir, or the settings that this one was made with",
-            )
-        return known
-    if wanted is None:
-        raise AuthorityError(f"{path.parent} holds no authority", "run `mesh-ca init` first")
-    spiffe.server_id(wanted.trust_domain, wanted.root_namespace)
-    write_secret(path, json.dumps({"version": 1, **asdict(wanted)}, indent=1).encode())
-    return wanted
+    if wanted is not None and not path.exists():
+        spiffe.server_id(wanted.trust_domain, wanted.root_namespace)
+        write_secret(path, json.dumps({"version": 1, **asdict(wanted)}, indent=1).encode())
+    known = _read_mesh(path)
+    if wanted not in (None, known):
+        raise AuthorityError(
+            f"{path.parent} was made for another mesh: {known}, not {wanted}",
+            "use another --state-dir, or the settings that this one was made with",
+        )
+    return known
 
 
 def _read_mesh(path: Path) -> MeshSettings:

@@ -242,6 +242,7 @@ async def serve_connection(
             await stream.do_handshake()
     except (trio.BrokenResourceError, trio.TooSlowError) as error:
         refused(peer, _why(error))
+        await _tell(tcp, stream)
         await trio.aclose_forcefully(stream)
         return
     finally:
@@ -252,6 +253,16 @@ async def serve_connection(
     finally:
         with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
             await stream.aclose()
+
+
+async def _tell(tcp: trio.SocketStream, stream: Any) -> None:
+    """Send the alert that OpenSSL made: trio leaves it in the buffer of a failed handshake.
+
+    Without it the peer learns that it was refused, but not that its certificate expired.
+    """
+    with trio.move_on_after(CLOSE_TIMEOUT), contextlib.suppress(*_GONE):
+        await tcp.send_all(stream._outgoing.read())
+        await tcp.send_eof()
 
 
 def _why(error: Exception) -> str:

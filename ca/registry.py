@@ -49,6 +49,11 @@ class Registry:
         self._leases[host] = _Lease(now + lease, after)
         return self._note(before, after)
 
+    def forget(self, host: str) -> bool:
+        """Drop the set of a host at once; True if it had any instance."""
+        lease = self._leases.pop(host, None)
+        return lease is not None and self._note(lease.instances, {})
+
     def expire(self, now: float) -> list[str]:
         """Drop what was not renewed; the hosts concerned."""
         gone = [host for host, lease in self._leases.items() if lease.expires <= now]
