@@ -76,25 +76,30 @@ def probe_router(agent: Agent) -> Router:
     return router
 
 
-async def serve_unix(path: Path, handler: Handler, mode: int = 0o660) -> None:
-    """Serve on a Unix socket until cancelled; an old socket file is replaced."""
+async def open_unix(path: Path, mode: int = 0o660) -> trio.SocketListener:
+    """Listen on a Unix socket; an old socket file is replaced."""
     path.unlink(missing_ok=True)
     sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     await sock.bind(str(path))
     path.chmod(mode)
     sock.listen(64)
-    await trio.serve_listeners(
-        partial(serve_connection, handler=handler), [trio.SocketListener(sock)]
-    )
+    return trio.SocketListener(sock)
 
 
-async def serve_tcp(address: Address, handler: Handler) -> None:
-    """Serve on one address until cancelled.  OSError where it cannot be bound."""
+async def open_tcp(address: Address) -> trio.SocketListener:
+    """Listen on one address; OSError where it cannot be bound."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = trio.socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    await sock.bind((address.host, address.port))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        await sock.bind((address.host, address.port))
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"metrics: {address}: {error.strerror}") from error
     sock.listen(128)
-    await trio.serve_listeners(
-        partial(serve_connection, handler=handler), [trio.SocketListener(sock)]
-    )
+    return trio.SocketListener(sock)
+
+
+async def serve(listener: trio.SocketListener, handler: Handler) -> None:
+    """Answer until cancelled."""
+    await trio.serve_listeners(partial(serve_connection, handler=handler), [listener])

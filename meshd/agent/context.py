@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import trio
+
 from meshd.agent.identities import Roster
+from meshd.agent.ledger import KeyPair
 from meshd.agent.log import Log
 from meshd.agent.policy import PolicyState
 from meshd.agent.pool import Pool
@@ -81,6 +84,9 @@ class Agent:
     report: Signal = field(default_factory=Signal)
     declare: Signal = field(default_factory=Signal)
     identities: Signal = field(default_factory=Signal)
+    services_changed: Signal = field(default_factory=Signal)
+    edge_keys: dict[str, KeyPair] = field(default_factory=dict)
+    joined: trio.Event = field(default_factory=trio.Event)
     renewals: int = 0
     renewal_failures: int = 0
     reload_fault: str = ""

@@ -20,7 +20,7 @@ from meshd.agent.mesh import mesh_settings
 from meshd.agent.store import HOST, Identity, Membership, Store, Unusable, read_identity
 from meshd.agent.timing import renewal_retry
 from meshkit.identity import rotation
-from meshkit.identity.csr import make_key_and_request
+from meshkit.identity.csr import make_key_and_request, make_request
 from meshkit.names import MeshSettings
 
 
@@ -177,3 +177,13 @@ async def join(signer: Signer, store: Store, host: str, token: str) -> tuple[Mem
     # Membership first: a host identity without roots to check the server by is useless.
     store.save_membership(member)
     return member, store.save(HOST, key, answer["certificate"].encode())
+
+
+async def renew_expired(signer: Signer, store: Store, expired: Identity) -> Identity:
+    """A new host certificate for an expired one: its key is the proof (`/v1/renew`)."""
+    body = {
+        "certificate": expired.chain.decode(),
+        "csr": make_request(expired.key).decode(),
+    }
+    answer = await signer.post("/v1/renew", body)
+    return store.save(HOST, expired.key, answer["certificate"].encode())

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meshd.agent.context import Instances
-from meshd.agent.policy import Named, PolicyState, service_name
+from meshd.agent.policy import PolicyState, service_name
 from meshd.config import AgentConfig
 from meshd.discovery.base import Instance, View
 from meshd.services import HostServices
 from meshkit.names import ServiceName
-from meshkit.routing.inputs import GatewayParts, HostParts, Inputs, NamedPort, Naming
+from meshkit.routing.inputs import GatewayParts, HostParts, Inputs
 
 
 def effective_instances(
@@ -39,7 +39,7 @@ def make_inputs(
         host=_host(config, services),
         mesh=policy.mesh,
         resources=policy.resources,
-        naming={name: _naming(named) for name, named in policy.naming.items()},
+        naming=policy.naming,
         instances=instances,
     )
 
@@ -58,11 +58,6 @@ def _host(config: AgentConfig, services: HostServices) -> HostParts:
         uids=services.uids,
         limits=config.limits,
     )
-
-
-def _naming(named: Named) -> Naming:
-    ports = tuple(NamedPort(p.name, p.port, p.protocol) for p in named.ports)
-    return Naming(named.accounts, ports)
 
 
 # -- the copy on disk ---------------------------------------------------------

@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshkit.model.load import load_document
-
 from meshd.agent.mesh import mesh_document, mesh_settings
+from meshkit.model.load import load_document
 from meshkit.model.problems import Severity
 from meshkit.model.resources import Resource, ServicePort
 from meshkit.names import MeshSettings, ServiceName
@@ -55,6 +54,8 @@ class PolicyState:
     revision: int = 0
     resources: tuple[Resource, ...] = ()
     refusal: str = ""
+    epoch: str = ""
+    """Which store numbered the revisions; another one makes ours meaningless."""
     _received: dict[str, Document] = field(default_factory=dict)
     _good: dict[str, Document] = field(default_factory=dict)
     _naming: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +88,8 @@ class PolicyState:
         return changed
 
     def _set_mesh(self, message: Mapping[str, Any]) -> bool:
-        mesh = mesh_settings(message.get("mesh", message))
+        mesh = mesh_settings(message)
+        self.epoch = str(message.get("epoch", ""))
         changed, self.mesh = mesh != self.mesh, mesh
         return changed
 
@@ -133,11 +135,17 @@ class PolicyState:
         faults = [str(p) for p in loaded.problems if p.severity is Severity.ERROR]
         return _Valid(document, tuple(loaded.resources), tuple(faults))
 
+    def stream_query(self) -> dict[str, str | int]:
+        """What to ask the server for: everything after the last good revision."""
+        known: dict[str, str | int] = {"revision": self.revision}
+        return known | ({"epoch": self.epoch} if self.epoch else {})
+
     def dump(self) -> dict[str, Any]:
         """The last good state as JSON, for the disk."""
         return {
             "version": 1,
             "revision": self.revision,
+            "epoch": self.epoch,
             "mesh": mesh_document(self.mesh),
             "roots": self.roots,
             "resources": list(self._good.values()),
@@ -151,7 +159,7 @@ def restore(saved: Any) -> PolicyState:
     if not isinstance(saved, dict) or saved.get("version") != 1:
         return state
     try:
-        state.apply({"type": "mesh", **saved["mesh"]})
+        state.apply({"type": "mesh", "epoch": saved.get("epoch", ""), **saved["mesh"]})
         state.apply({"type": "roots", "roots": saved["roots"]})
         state.apply({"type": "naming", "services": saved["naming"]})
         state.apply({**saved, "type": "state"})

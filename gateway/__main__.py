@@ -1,0 +1,7 @@
+"""``python -m gateway`` is the ``mesh-gateway`` command."""
+
+from __future__ import annotations
+
+from gateway.cli import main
+
+main()
