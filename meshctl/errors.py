@@ -21,7 +21,8 @@ class Failure(click.ClickException):
         self, exit_code: Exit, message: str, remedy: str = "", problems: Sequence[str] = ()
     ) -> None:
         super().__init__(message)
-        self.exit_code = int(exit_code)
+        # click declares it once for the class, and reads it from the instance.
+        self.exit_code = int(exit_code)  # type: ignore[misc]
         self.remedy = remedy
         self.problems = tuple(problems)
 

@@ -132,7 +132,7 @@ def colour(text: str, meaning: str) -> str:
 def age(seconds: float) -> str:
     """``95`` → ``1m35s``; the two largest units, as people say it."""
     left = int(abs(seconds))
-    parts = []
+    parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or (unit == "s" and not parts):

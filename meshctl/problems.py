@@ -24,5 +24,6 @@ def problem_of(value: Mapping[str, Any]) -> Problem:
 
 def refused_lines(problems: Iterable[Mapping[str, Any] | str]) -> list[str]:
     """``file:line:column: error: field: message; remedy`` for each, in file order."""
-    known = sorted(problem_of(p) for p in problems if not isinstance(p, str))
+    known = [problem_of(p) for p in problems if not isinstance(p, str)]
+    known.sort(key=lambda problem: problem.position)
     return [*(str(p) for p in known), *(p for p in problems if isinstance(p, str))]

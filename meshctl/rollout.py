@@ -1,14 +1,15 @@
 """Who runs which revision, and waiting until everybody does.
 
 A host acknowledges a revision by its report; it is live there when the report
-says accepted at that revision or a later one.  A host that is not connected goes
-on with what it has and cannot be waited for.
+says accepted at that revision or a later one.  A refusal names the revision that
+was refused; one of an earlier revision is the past, not an answer to this one.  A
+host that is not connected goes on with what it has and cannot be waited for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from meshctl.errors import Failure
 from meshctl.exits import Exit
@@ -21,12 +22,15 @@ POLL = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Connected hosts by how far they are; ``refused`` is (host, reason)."""
+    """Connected hosts by how far they are.
+
+    ``behind`` is (host, its revision, what hinders it or ""), ``refused`` (host, reason).
+    """
 
     live: tuple[str, ...] = ()
-    behind: tuple[tuple[str, int], ...] = ()
+    behind: tuple[tuple[str, int, str], ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
-    away: tuple[str, ...] = field(default=())
+    away: tuple[str, ...] = ()
 
 
 def rollout(hosts: Sequence[Host], revision: int) -> Rollout:
@@ -35,12 +39,12 @@ def rollout(hosts: Sequence[Host], revision: int) -> Rollout:
     for host in hosts:
         if not host.connected:
             away.append(host.name)
+        elif host.revision < revision:
+            behind.append((host.name, host.revision, host.reason))
         elif not host.accepted:
             refused.append((host.name, host.reason or "no reason given"))
-        elif host.revision >= revision:
-            live.append(host.name)
         else:
-            behind.append((host.name, host.revision))
+            live.append(host.name)
     return Rollout(tuple(live), tuple(behind), tuple(refused), tuple(away))
 
 
@@ -60,7 +64,7 @@ def _late(now: Rollout, revision: int, timeout: float) -> Failure:
         f"revision {revision} is applied, but after {timeout:g} s "
         f"{len(now.behind)} of {len(now.behind) + len(now.live)} hosts have not acknowledged it",
         "`meshctl check` says what is wrong with a host; its own log is `journalctl -u meshd`",
-        [f"{name}: still at revision {at}" for name, at in now.behind],
+        [f"{name}: at revision {at}{why and ': '}{why}" for name, at, why in now.behind],
     )
 
 

@@ -78,3 +78,62 @@ def _certificate(value: Mapping[str, Any]) -> Certificate:
 
 def _certificates(values: Iterable[Mapping[str, Any]]) -> tuple[Certificate, ...]:
     return tuple(map(_certificate, values))
+
+
+def _discovery(value: Mapping[str, Any]) -> Discovery:
+    held = tuple((str(h.get("service")), str(h.get("reason", ""))) for h in value.get("held", ()))
+    return Discovery(
+        str(value.get("kind", "unknown")),
+        bool(value.get("connected")),
+        int(value.get("instances", 0)),
+        held,
+    )
+
+
+def _instance(value: Any) -> str:
+    """A service that a host reports: ``ns/name``, with its instance where it says one."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    instance = value.get("instance", "")
+    return f"{value.get('service', '')}{instance and ':'}{instance}"
+
+
+def _workers(values: Iterable[Mapping[str, Any]]) -> tuple[tuple[int, int, str], ...]:
+    return tuple((w.get("index", 0), w.get("pid") or 0, str(w.get("revision", ""))) for w in values)
+
+
+def _host(value: Mapping[str, Any]) -> Host:
+    refused = value.get("refused", ())
+    return Host(
+        name=str(value["host"]),
+        connected=bool(value.get("connected")),
+        seen=seconds_of(value.get("seen")),
+        revision=int(value.get("revision", 0)),
+        accepted=bool(value.get("accepted", True)),
+        reason=str(value.get("reason", "")),
+        workers=_workers(value.get("workers", ())),
+        certificates=_certificates(value.get("certificates", ())),
+        discovery=_discovery(value.get("discovery", {})),
+        services=tuple(map(_instance, value.get("services", ()))),
+        refused=tuple((r["service"], r["reason"], r.get("remedy", "")) for r in refused),
+    )
+
+
+def _service(value: Mapping[str, Any]) -> Service:
+    return Service(
+        str(value["name"]),
+        tuple(value.get("accounts", ())),
+        tuple(value.get("hosts", ())),
+        int(value.get("endpoints", 0)),
+    )
+
+
+def parse(answer: Mapping[str, Any]) -> Status:
+    """The whole answer; what an older server leaves out is empty."""
+    return Status(
+        int(answer.get("revision", 0)),
+        str(answer.get("mesh", {}).get("domain", "svc.cluster.local")),
+        tuple(map(_host, answer.get("hosts", ()))),
+        tuple(map(_service, answer.get("services", ()))),
+        _certificates(answer.get("authority", ())),
+    )

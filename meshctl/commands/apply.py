@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def read_sources(files: Sequence[str]) -> list[tuple[str, str]]:
     sources: dict[str, str] = {}
     for name in files:
         if name == "-":
-            sources["<stdin>"] = click.get_text_stream("stdin").read()
+            sources["<stdin>"] = sys.stdin.read()
             continue
         sources.update(map(_read, _members(Path(name))))
     return list(sources.items())
@@ -69,7 +70,7 @@ def load_sources(sources: Sequence[tuple[str, str]]) -> Loaded:
     """Parse and validate; warnings go to stderr.  Raises Failure with every problem."""
     loaded = load_files(sources)
     wrong = errors(loaded.problems)
-    lines = [str(problem) for problem in sorted(loaded.problems)]
+    lines = [str(p) for p in sorted(loaded.problems, key=lambda p: p.position)]
     if wrong:
         many = "problems" if len(wrong) > 1 else "problem"
         raise Failure(Exit.BAD_FILES, f"{len(wrong)} {many}; nothing was applied", problems=lines)

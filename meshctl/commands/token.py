@@ -15,7 +15,7 @@ from meshctl.view import seconds_of
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """``90s``, ``10m``, ``1h`` or seconds; the value is seconds."""
 
     name = "duration"

@@ -92,7 +92,10 @@ def accounts(host: str) -> list[str]:
 
 
 def needed(block: int, *, consul: bool = False) -> list[tuple[str, int]]:
-    """Every address that the daemons and programs of a block bind."""
+    """Every address that the daemons and programs of a block bind, each once.
+
+    Two versions of a service on one host share its plaintext port.
+    """
 
     def every() -> Iterator[tuple[str, int]]:
         at = Layout(Path(), block, ("", 0))
@@ -107,4 +110,4 @@ def needed(block: int, *, consul: bool = False) -> list[tuple[str, int]]:
         if consul:
             yield from ((at.address("consul"), port) for port in (8300, 8301, 8302, 8500))
 
-    return list(every())
+    return list(dict.fromkeys(every()))

@@ -197,12 +197,6 @@ async def _watch(mesh: Mesh, screen: Screen) -> NoReturn:
             live.update(flow_table(rows, "\nThe last 2 seconds"), refresh=True)
 
 
-async def _until_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        async for _ in signals:
-            scope.cancel()
-
-
 async def _demo(layout: Layout, processes: Processes, screen: Screen, once: bool) -> None:
     async with Caller(layout.page) as caller:
         mesh = Mesh(layout, processes, caller)
@@ -217,14 +211,22 @@ async def _demo(layout: Layout, processes: Processes, screen: Screen, once: bool
 
 
 async def _guarded(layout: Layout, processes: Processes, screen: Screen, once: bool) -> bool:
-    """Run the demo; True when a signal ended it."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_until_signal, nursery.cancel_scope)
+    """Run the demo; False when a signal ended it."""
+    finished = False
+
+    async def work() -> None:
+        nonlocal finished
         await _demo(layout, processes, screen, once)
         screen.console.print()
+        finished = True
         nursery.cancel_scope.cancel()
-        return False
-    return True
+
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            nursery.start_soon(work)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+    return finished
 
 
 def run_demo(folder: Path, port: int | None, listen: str, *, once: bool, consul: bool) -> int:
@@ -244,10 +246,11 @@ def run_demo(folder: Path, port: int | None, listen: str, *, once: bool, consul:
     screen = Screen(Console(highlight=False))
     try:
         with Processes() as processes:
-            ended = trio.run(_guarded, layout, processes, screen, once)
+            finished = trio.run(_guarded, layout, processes, screen, once)
     finally:
         block.claim.close()
         os.close(lock)
     if screen.failed:
         screen.lines([f"{screen.failed} step(s) failed; the daemons' logs are in {folder}"])
-    return int(Exit.CHECK_FAILED if screen.failed else Exit.INTERRUPTED if ended and once else 0)
+        return int(Exit.CHECK_FAILED)
+    return int(Exit.INTERRUPTED if once and not finished else Exit.OK)

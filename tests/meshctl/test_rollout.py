@@ -13,11 +13,16 @@ def test_a_later_revision_is_live_too() -> None:
 
 
 def test_who_is_behind_is_named_with_its_revision() -> None:
-    assert rollout([host("a", 6)], 7).behind == (("a", 6),)
+    assert rollout([host("a", 6)], 7).behind == (("a", 6, ""),)
 
 
-def test_a_refusal_counts_more_than_a_revision() -> None:
-    assert rollout([host("a", 6, reason="no subset v9")], 7).refused == (("a", "no subset v9"),)
+def test_a_refusal_of_this_revision() -> None:
+    assert rollout([host("a", 7, reason="no subset v9")], 7).refused == (("a", "no subset v9"),)
+
+
+def test_a_refusal_of_an_earlier_revision_is_the_past() -> None:
+    found = rollout([host("a", 6, reason="no subset v9")], 7)
+    assert found == Rollout(behind=(("a", 6, "no subset v9"),))
 
 
 def test_nobody_waits_for_a_host_that_is_away() -> None:

@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from meshctl.demo.caller import Seen, first_failure, many, seen, told, versions
-from meshctl.demo.story import both, canary_verdict, only
 from meshctl.demo.screen import Verdict
+from meshctl.demo.story import both, canary_verdict, only
 
 
 def body(version: str, *stars: dict[str, Any]) -> dict[str, Any]:

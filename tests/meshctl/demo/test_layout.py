@@ -22,9 +22,15 @@ EXAMPLES = (
 )
 
 
-def test_no_address_is_needed_twice() -> None:
+def test_no_two_programs_of_a_host_listen_on_one_port() -> None:
+    for programs in HOSTS.values():
+        ports = [port for p in programs for port in (p.target, p.upstream) if port]
+        assert len(ports) == len(set(ports))
+
+
+def test_every_address_is_looked_at_once() -> None:
     every = needed(10, consul=True)
-    assert len(every) == len(set(every))
+    assert len(every) == len(set(every)) == len(needed(10)) + 4
 
 
 def test_a_host_is_entitled_to_its_own_services_only() -> None:
