@@ -144,7 +144,7 @@ def account_name(text: str, spot: Spot) -> Any:
 
 def path(text: str, spot: Spot) -> Any:
     """A path; relative ones are relative to the file that names them."""
-    return Path(spot.value.source).parent / text
+    return (Path(spot.value.source).parent / text).absolute()
 
 
 def user(text: str, spot: Spot) -> Any:
