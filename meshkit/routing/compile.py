@@ -94,10 +94,9 @@ class Compiler:
 
     def compile(self, inputs: Inputs) -> Snapshot:
         """The snapshot for ``inputs``.  One bad resource never spoils the rest."""
-        world = self._world
-        if inputs.mesh != world.mesh:
-            self._blobs = {}
-        world.update(inputs)
+        if inputs.mesh != self._world.mesh:
+            self._forget()
+        self._world.update(inputs)
         self._plan(inputs.host.gateway)
         blobs = dict(self._all_scopes(inputs))
         scopes = {scope: _digests(hosts) for scope, hosts in blobs.items()}
@@ -110,6 +109,11 @@ class Compiler:
         data = {b.digest: b.data for hosts in blobs.values() for b in hosts.values() if b.digest}
         data[host.digest] = host.data
         return Snapshot(self._revision(host.digest), host.digest, self._scopes, data)
+
+    def _forget(self) -> None:
+        """Another mesh: every name and identity differs."""
+        self._world, self._blobs = World(), {}
+        self._host, self._planned = None, (None, None)
 
     def _plan(self, gateway: GatewayParts | None) -> None:
         wanted = (self._world.resources, gateway)

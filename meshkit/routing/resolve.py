@@ -42,17 +42,17 @@ def destination_port(explicit: int | None, service: Service, listener: int) -> i
 def weighted(meta: Meta, rule: HTTPRoute) -> list[tuple[RouteDestination, int]]:
     """Destinations with weight: ⚠ a single one takes all, 0 is dropped beside others.
 
-    Raises Unusable for several destinations that all weigh 0.
+    Raises Unusable where nothing is left.
     """
     if len(rule.route) == 1:
         return [(rule.route[0], 1)]
     kept = [(item, item.weight) for item in rule.route if item.weight > 0]
-    if rule.route and not kept:
+    if not kept:
         raise Unusable(
             Problem(
                 rule.position,
                 "spec.http.route",
-                f"{meta.key}: every weight of a rule is 0",
+                f"{meta.key}: a rule has no destination of a weight above 0",
                 "give at least one destination a weight",
             )
         )

@@ -19,6 +19,9 @@ from meshkit.routing.names import most_specific
 
 _NO_POLICY = TrafficPolicy()
 
+MAX_REMEMBERED = 50_000
+"""Look-ups kept while the rules stay: services come and go for months."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -76,6 +79,8 @@ class RuleIndex:
         key = (client, service, host)
         found = self._known.get(key)
         if found is None:
+            if len(self._known) > MAX_REMEMBERED:
+                self._known.clear()
             found = self._known[key] = self._find(key)
         return found
 

@@ -25,7 +25,7 @@ from meshkit.routing.age import by_age
 from meshkit.routing.edge import Bound
 from meshkit.routing.inputs import Inputs, InstanceLike, NamingLike
 from meshkit.routing.names import intersection, most_specific
-from meshkit.routing.rules import RuleIndex
+from meshkit.routing.rules import MAX_REMEMBERED, RuleIndex
 from meshkit.routing.services import Service, from_discovery, from_entry
 
 MESH = "mesh"
@@ -38,7 +38,7 @@ Known = tuple[NamingLike | None, Sequence[InstanceLike], Service]
 
 @dataclass(slots=True)
 class World:
-    """One mesh.  `update` brings it to new inputs."""
+    """One mesh, of settings that never change.  `update` brings it to new inputs."""
 
     mesh: MeshSettings = field(default_factory=MeshSettings)
     resources: tuple[Resource, ...] = ()
@@ -54,9 +54,7 @@ class World:
     _chosen: dict[str, VirtualService | None] = field(default_factory=dict)
 
     def update(self, inputs: Inputs) -> None:
-        if inputs.mesh != self.mesh:
-            self._known, self._given = {}, None
-            self.mesh = inputs.mesh
+        self.mesh = inputs.mesh
         if self._given is not inputs.resources:
             self._given = inputs.resources
             self._take(_interned(self.resources, inputs.resources))
@@ -80,6 +78,8 @@ class World:
     def virtual(self, host: str) -> VirtualService | None:
         """The VirtualService that acts on ``host`` in the mesh."""
         if host not in self._chosen:
+            if len(self._chosen) > MAX_REMEMBERED:
+                self._chosen.clear()
             self._chosen[host] = most_specific(self.virtuals, host)
         return self._chosen[host]
 
@@ -116,22 +116,20 @@ class World:
             try:
                 found = list(from_entry(entry, workloads, self.mesh))
             except SpiffeError as error:
-                self._refuse(entry, str(error), "correct the service accounts of its endpoints")
+                self._refuse(entry, "invalid", str(error), "correct its service accounts")
                 continue
             for service in found:
                 host = service.host.lower()
                 if host in services:
-                    self._refuse(entry, f"host {host} is an older entry's", "remove one of them")
+                    self._refuse(entry, "conflict", f"host {host} is an older entry's", "drop one")
                     continue
                 old = self._entries.get(host)
                 services[host] = old if old is not None and old == service else service
         return services
 
-    def _refuse(self, entry: ServiceEntry, message: str, remedy: str) -> None:
+    def _refuse(self, entry: ServiceEntry, code: str, message: str, remedy: str) -> None:
         meta, text = entry.meta, f"{entry.meta.key}: {message}"
-        self.problems.append(
-            Problem(meta.position, "spec", text, remedy, "conflict", Severity.WARNING)
-        )
+        self.problems.append(Problem(meta.position, "spec", text, remedy, code, Severity.WARNING))
 
     # -- services -------------------------------------------------------------
 
