@@ -36,6 +36,9 @@ from __future__ import annotations
 import errno
 import select
 import socket
+from collections.abc import Generator
+from types import coroutine
+from typing import Any
 
 from meshd.worker.loop import Fiber, Loop
 
@@ -105,30 +108,32 @@ class Edges:
         if fiber is not None and mask & self.writer_edge:
             self.loop.unpark(fiber)
 
-    async def _park_reader(self, edge: int) -> None:
+    @coroutine
+    def _park_reader(self, edge: int) -> Generator[None, Any, None]:
         if self.closed:
             raise closed_error()
         if self.reader is not None:
             raise RuntimeError("another fiber waits to read this stream")
         self.credit = BURST
-        self.reader = self.loop.current
+        self.reader = self.loop.about_to_park()
         self.reader_edge = edge
         try:
-            await self.loop.park()
+            yield  # Loop.park, one call less deep
         finally:
             self.reader = None
         if self.closed:
             raise closed_error()
 
-    async def _park_writer(self, edge: int) -> None:
+    @coroutine
+    def _park_writer(self, edge: int) -> Generator[None, Any, None]:
         if self.closed:
             raise closed_error()
         if self.writer is not None:
             raise RuntimeError("another fiber waits to send on this stream")
-        self.writer = self.loop.current
+        self.writer = self.loop.about_to_park()
         self.writer_edge = edge
         try:
-            await self.loop.park()
+            yield
         finally:
             self.writer = None
         if self.closed:
