@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import select
 import time
 from collections import deque
@@ -49,6 +48,7 @@ from typing import Any, Protocol
 
 from meshd.worker.fiber import Cancelled, DeadlineExceeded, Fiber
 from meshd.worker.timers import Timer, Timers
+from meshd.worker.waker import Waker
 
 __all__ = ["Cancelled", "DeadlineExceeded", "Fiber", "Loop", "Poller", "Source", "Timer"]
 
@@ -124,9 +124,9 @@ class Loop:
         self._sources: dict[int, Source] = {}
         self._fresh: set[int] = set()
         self._poller: Poller = select.epoll() if poller is None else poller
-        self._waker: _Waker | None = None
+        self._waker: Waker | None = None
         if poller is None:
-            self._waker = _Waker()
+            self._waker = Waker()
             self.register(self._waker.fd, self._waker)
 
     # Fibers
@@ -392,27 +392,6 @@ class Loop:
             self._finish(fiber, None, RuntimeError(f"{fiber} did not end when cancelled"))
         self._ready.clear()
         self._yielded.clear()
-
-
-class _Waker:
-    """An eventfd in the loop's own poll."""
-
-    __slots__ = ("fd",)
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def on_events(self, _mask: int) -> None:
-        try:
-            os.eventfd_read(self.fd)
-        except BlockingIOError:
-            pass
-
-    def wake(self) -> None:
-        os.eventfd_write(self.fd, 1)
-
-    def close(self) -> None:
-        os.close(self.fd)
 
 
 def _log_error(fiber: Fiber | None, exc: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import resource
 import socket
 import ssl
 import threading
@@ -492,6 +493,26 @@ def test_connect_accept_and_nodelay_on_both_sides(loop):
                     assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 assert sock.gettimeout() == 0.0
             stream.close()
+            listener.close()
+
+    _run(loop, body)
+
+
+def test_accept_goes_on_when_descriptors_are_back(loop):
+    async def body() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listener = Listener(loop, listening)
+            client = socket.create_connection(listening.getsockname())
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+            loop.call_later(0.02, resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+            try:
+                sock, _ = await listener.accept()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert listener.exhausted == 1
+            sock.close()
+            client.close()
             listener.close()
 
     _run(loop, body)
