@@ -12,12 +12,12 @@ out, and the resource is dropped at the end when there was any error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from meshkit.model.problems import Position, Problem, Severity
-from meshkit.model.report import Report, did_you_mean
+from meshkit.model.report import Report, did_you_mean, near
 from meshkit.model.values import Value
 
 
@@ -101,26 +101,34 @@ class Field:
 class Parts:
     """The decoded fields of one message, given to its build function."""
 
-    __slots__ = ("_decoded", "spot")
+    __slots__ = ("_decoded", "_meant", "spot")
 
-    def __init__(self, spot: Spot, decoded: Mapping[str, Any]) -> None:
+    def __init__(
+        self, spot: Spot, decoded: Mapping[str, Any], meant: Container[str | None]
+    ) -> None:
         self.spot = spot
         self._decoded = decoded
+        self._meant = meant
 
     def get(self, name: str, default: Any = None) -> Any:
         """The decoded field; ``default`` where absent, null or already reported."""
         return self._decoded.get(name, default)
 
     def given(self, name: str) -> bool:
-        """Written and not null, whether right or wrong."""
-        data = self.spot.value.data
-        return isinstance(data, dict) and name in data and data[name].data is not None
+        """Written and not null, whether right, wrong or misspelt."""
+        return name in self._meant or is_given(self.spot.value, name)
 
     def at(self, name: str) -> Spot:
         """Where the field is; where it would be, if absent."""
         data = self.spot.value.data
         value = data.get(name) if isinstance(data, dict) else None
         return self.spot.child(name, value or self.spot.value)
+
+
+def is_given(value: Value, name: str) -> bool:
+    """Whether a mapping has the key, with something other than null."""
+    data = value.data
+    return isinstance(data, dict) and name in data and data[name].data is not None
 
 
 def _as_decoded(parts: Parts) -> Parts:
@@ -157,14 +165,20 @@ class Message:
             result = self._field(key, spot.child(key, value))
             if result is not INVALID:
                 decoded[key] = result
-        whole = True
-        for field in self.fields.values():
-            if field.required and field.name not in decoded:
-                whole = False
-                if field.name not in data or data[field.name].data is None:
-                    remedy = f"add {field.name}: {field.type.label}"
-                    spot.child(field.name, spot.value).error("is required", remedy, "required")
-        return self.build(Parts(spot, decoded)) if whole else INVALID
+        # One mistake, one problem: what a misspelt key means is not also missing.
+        unknown = (key for key in data if key not in self.fields)
+        parts = Parts(spot, decoded, {near(key[:100], self.fields) for key in unknown})
+        whole = [self._present(field, parts) for field in self.fields.values()]
+        return self.build(parts) if all(whole) else INVALID
+
+    def _present(self, field: Field, parts: Parts) -> bool:
+        """Whether the field is there, or need not be."""
+        if not field.required or parts.get(field.name) is not None:
+            return True
+        if not parts.given(field.name):
+            remedy = f"add {field.name}: {field.type.label}"
+            parts.spot.child(field.name, parts.spot.value).error("is required", remedy, "required")
+        return False
 
     def _field(self, key: str, spot: Spot) -> Any:
         field = self.fields.get(key)

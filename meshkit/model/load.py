@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _SOURCE = re.compile(r"(.*?):(\d{1,9})(?::(\d{1,9}))?", re.DOTALL)
-_LIST_KINDS = frozenset(("List", "VirtualServiceList", "DestinationRuleList", "GatewayList"))
+_LISTS = tuple(f"{name}List" for name in known_kinds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,9 @@ def _position(source: str) -> Position:
 def _unlisted(documents: Iterable[Value]) -> Iterable[Value]:
     """Documents, with the items of ``kind: List`` (what kubectl prints) one by one."""
     for document in documents:
-        data = document.data
-        kind = data.get("kind") if isinstance(data, dict) else None
-        items = data.get("items") if isinstance(data, dict) else None
-        listed = kind is not None and kind.data in _LIST_KINDS
+        data = document.data if isinstance(document.data, dict) else {}
+        kind, items = data.get("kind"), data.get("items")
+        listed = kind is not None and kind.data in ("List", *_LISTS)
         if listed and items is not None and isinstance(items.data, list):
             yield from items.data
         else:

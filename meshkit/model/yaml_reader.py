@@ -106,7 +106,7 @@ class _Builder:
         mark = event.start_mark
         text: str = event.value
         tag = event.tag
-        if event.implicit[0] or tag in _PLAIN_TAGS:
+        if tag != "!" and (event.implicit[0] or tag in _PLAIN_TAGS):
             data = resolve(text)
             if tag is not None and not isinstance(data, _PLAIN_TAGS.get(tag, object)):
                 self._problem(mark, f'"{text[:60]}" is not what its tag says', "remove the tag")
