@@ -11,10 +11,10 @@ import trio
 from meshd.discovery.base import View
 from meshd.discovery.board import Board, Clock
 from meshd.discovery.consul_http import ConsulAddress, ConsulClient
-from meshd.discovery.consul_records import HostAddress
 from meshd.discovery.consul_register import DRAIN, TTL, Registrar
 from meshd.discovery.consul_watch import BLOCKING, Watcher
 from meshd.discovery.faults import Faults
+from meshd.discovery.local import HostAddress
 from meshd.discovery.view import HoldRules
 from meshkit.model.resources import LocalService
 from meshkit.names import ServiceName

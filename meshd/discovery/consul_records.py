@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from meshd.discovery.base import Instance
+from meshd.discovery.local import HostAddress, instance_name
 from meshd.discovery.view import Answer, Key, key_of
 from meshkit.model.resources import Health, LocalService, ServicePort
 from meshkit.names import ServiceName
@@ -35,15 +36,6 @@ _AGENT_CHECK = "serfHealth"
 
 class MalformedAnswer(ValueError):
     """Consul's answer does not have the documented shape."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostAddress:
-    """This host as others reach it: its name, address, and meshd's mTLS port."""
-
-    name: str
-    address: str
-    mesh_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +63,6 @@ class Registration:
 def id_prefix(host: str) -> str:
     """Ids with this prefix are ours; hosts may share an agent (a laptop's demo)."""
     return f"{TAG}:{quote(host, safe='')}:"
-
-
-def instance_name(service: LocalService) -> str:
-    return f"{service.namespace}/{service.name}/{service.instance}"
 
 
 def registrations(

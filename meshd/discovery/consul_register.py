@@ -19,13 +19,13 @@ from consul.exceptions import ACLPermissionDenied
 from meshd.discovery.board import Clock
 from meshd.discovery.consul_http import FAULTS, ConsulClient
 from meshd.discovery.consul_records import (
-    HostAddress,
     MalformedAnswer,
     Registration,
     id_prefix,
     registrations,
 )
 from meshd.discovery.faults import Faults
+from meshd.discovery.local import HostAddress
 from meshd.discovery.timing import Backoff
 from meshkit.model.resources import LocalService
 

@@ -7,12 +7,15 @@ from meshd.discovery.timing import fault_text
 
 
 class Faults:
-    """Faults by source (a watch, the registration).  Publishes whatever the keeper has, too."""
+    """Faults by source (a watch, the registration).  Publishes whatever the keeper has, too.
 
-    def __init__(self, board: Board, backend: str) -> None:
+    ``waiting_for``: a source without whose first answer the backend tells nothing.
+    """
+
+    def __init__(self, board: Board, backend: str, waiting_for: str = "") -> None:
         self._board = board
         self._backend = backend
-        self._by_source: dict[str, str] = {}
+        self._by_source = {waiting_for: "no answer yet"} if waiting_for else {}
 
     def failed(self, source: str, fault: BaseException | str) -> None:
         self._by_source[source] = fault if isinstance(fault, str) else fault_text(fault)

@@ -33,7 +33,7 @@ def service(
         namespace=name.namespace,
         service_account=name.name,
         instance=instance,
-        labels={"app": name.name, "version": instance, "team.example/owner": "a b"},
+        labels={"app": name.name, "version": instance, "team.example/owner": "a.b"},
         ports=tuple(ServicePort(f"http-{n}", n, target, "HTTP") for n in ports),
         health=Health(http=None, port=target, interval=0.2, timeout=1.0),
     )
@@ -94,7 +94,7 @@ class Conformance:
                 protocol="HTTP",
                 mesh_port=15443,
                 port_name="http-9080",
-                labels={"app": "reviews", "version": "v1", "team.example/owner": "a b"},
+                labels={"app": "reviews", "version": "v1", "team.example/owner": "a.b"},
                 weight=1,
             ),
         )

@@ -10,7 +10,7 @@ import trio
 
 from meshd.discovery.base import Discovery
 from meshd.discovery.consul import ConsulDiscovery
-from meshd.discovery.consul_records import HostAddress
+from meshd.discovery.local import HostAddress
 from meshd.discovery.view import HoldRules
 from meshkit.model.resources import LocalService
 from tests.meshd.discovery.conformance import Conformance, World, application, running
