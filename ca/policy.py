@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
@@ -79,8 +79,8 @@ class Policy:
         wanted = {resource.meta.key: resource for resource in loaded.resources}
         warnings = [p for p in loaded.problems if p not in errors(loaded.problems)]
 
-        def plan(applied: Mapping[str, Resource]) -> _Plan:
-            return _plan_apply(applied, wanted)
+        def plan(applied: Mapping[str, Resource], number: int) -> _Plan:
+            return _plan_apply(applied, wanted, number)
 
         return await self._change(plan, author, now, message, expected, dry_run, warnings)
 
@@ -89,14 +89,14 @@ class Policy:
     ) -> Outcome:
         """Delete resources by key as one revision; Fault 404 where one is not applied."""
 
-        def plan(applied: Mapping[str, Resource]) -> _Plan:
+        def plan(applied: Mapping[str, Resource], number: int) -> _Plan:
             return _plan_delete(applied, keys)
 
         return await self._change(plan, author, now, message, None, False, ())
 
     async def _change(
         self,
-        plan: Callable[[Mapping[str, Resource]], _Plan],
+        plan: Callable[[Mapping[str, Resource], int], _Plan],
         author: str,
         now: float,
         message: str,
@@ -107,7 +107,7 @@ class Policy:
         async with self._lock:
             for _ in range(ATTEMPTS):
                 base, applied = await self._read(expected)
-                planned = plan(applied)
+                planned = plan(applied, base + 1)
                 found = self._judge(applied, planned)
                 changes, problems = planned.changes, (*warnings, *found)
                 if dry_run or not changes:
@@ -161,7 +161,7 @@ class _Plan:
     touched: frozenset[str] = frozenset()
 
 
-def _plan_apply(applied: Mapping[str, Resource], wanted: Mapping[str, Typed]) -> _Plan:
+def _plan_apply(applied: Mapping[str, Resource], wanted: Mapping[str, Typed], number: int) -> _Plan:
     changes: list[Change] = []
     report = []
     for key, resource in wanted.items():
@@ -169,10 +169,19 @@ def _plan_apply(applied: Mapping[str, Resource], wanted: Mapping[str, Typed]) ->
         if old is not None and old.document == document:
             report.append((key, "unchanged"))
             continue
-        source = resource.meta.position.source
+        source = str(resource.meta.position)
         changes.append(Change(key, "configured" if old else "created", document, source))
         report.append((key, changes[-1].kind))
-    return _Plan(tuple(changes), tuple(report), tuple(wanted.values()), frozenset(wanted))
+    aged = (
+        _aged(resource, applied[key].created if key in applied else number)
+        for key, resource in wanted.items()
+    )
+    return _Plan(tuple(changes), tuple(report), tuple(aged), frozenset(wanted))
+
+
+def _aged(resource: Typed, created: int) -> Typed:
+    """The resource as it will be: "the oldest wins" counts from its creation."""
+    return replace(resource, meta=replace(resource.meta, created=created))
 
 
 def _plan_delete(applied: Mapping[str, Resource], keys: Sequence[str]) -> _Plan:

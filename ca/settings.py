@@ -28,6 +28,8 @@ _KEYS = {
     "leafLifetime": "leaf_lifetime",
 }
 
+_SHOWN = {field: key for key, field in _KEYS.items()}
+
 
 class SettingsError(ValueError):
     """A setting that cannot be used.  ``remedy`` says what to write instead."""
@@ -94,7 +96,7 @@ def _field(path: Path, key: Any) -> str:
 def change(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """Settings with some fields replaced by raw values (of YAML or of flags); None = not given."""
     given: dict[str, Any] = {
-        name: _READERS[name](name, v) for name, v in values.items() if v is not None
+        name: _READERS[name](_SHOWN[name], v) for name, v in values.items() if v is not None
     }
     return replace(settings, **given)
 
