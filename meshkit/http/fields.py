@@ -28,6 +28,8 @@ Field = tuple[bytes, bytes]
 
 HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION = 1, 2, 3, 4
 UPGRADE, EXPECT, TE, HOP, KEEP_ALIVE = 5, 6, 7, 8, 9
+SOURCE, DESTINATION, CLIENT_CERT = 10, 11, 12
+"""What meshd itself sets: never forwarded as received, so set aside here for free."""
 _ORDINARY, _UNIQUE = 0, -1
 
 
@@ -50,6 +52,9 @@ _CODES: dict[bytes, int] = {
     b"te": TE,
     b"keep-alive": HOP,
     b"http2-settings": HOP,
+    b"x-baremesh-source": SOURCE,
+    b"x-baremesh-destination": DESTINATION,
+    b"x-forwarded-client-cert": CLIENT_CERT,
     b"authorization": _UNIQUE,
     b"cookie": _UNIQUE,
     b"set-cookie": _UNIQUE,

@@ -15,12 +15,15 @@ from meshkit.http.buffer import IDLE
 from meshkit.http.errors import HTTPError
 from meshkit.http.fields import (
     AUTHORITY,
+    CLIENT_CERT,
     CONNECTION,
     CONTENT_LENGTH,
+    DESTINATION,
     EXPECT,
     HOST,
     KEEP_ALIVE,
     PROTECTED,
+    SOURCE,
     TE,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -51,12 +54,15 @@ class RequestHead:
     case, in order; hop-by-hop fields, Host, Content-Length and Expect are not in
     it.  ``body``: 0 none, n bytes, or CHUNKED.  ``upgrade``: the protocols asked
     for, without h2c, b"" = none.  ``trailers_ok``: the client sent TE: trailers.
+    ``facts``: x-baremesh-source, whoever sent it; it, x-baremesh-destination and
+    x-forwarded-client-cert are never in ``headers``: only meshd sets them.
     """
 
     __slots__ = (
         "authority",
         "body",
         "expect_continue",
+        "facts",
         "headers",
         "http10",
         "keep_alive",
@@ -81,6 +87,7 @@ class RequestHead:
         self.expect_continue = False
         self.upgrade = b""
         self.trailers_ok = False
+        self.facts = b""
 
 
 class RequestReader(MessageReader):
@@ -116,10 +123,16 @@ class RequestReader(MessageReader):
         except BadField as error:
             raise HTTPError(400, "bad_header", str(error)) from None
         head = RequestHead(method, target, minor == b"0", headers)
-        if len(special) == 1 and special[0].code == HOST and special[0].number > 0:
-            head.authority = special[0].value
-        else:
-            _Judge(head, special).apply()
+        for code, _name, value, number in special:
+            if code == HOST and number > 0 and not head.authority:
+                head.authority = value
+            elif code == SOURCE:
+                head.facts = value
+            elif code != DESTINATION and code != CLIENT_CERT:
+                # Anything that frames or manages: all of it is judged, from the start.
+                head.authority = b""
+                _Judge(head, special).apply()
+                break
         if target[0] != 0x2F or method in _REFUSED_METHODS:
             self._other_target(head)
         elif not head.authority:
@@ -170,6 +183,8 @@ class _Judge:
         for code, _name, value, number in self.special:
             if code == HOST:
                 self._host(value, number)
+            elif code == SOURCE:
+                head.facts = value
             elif code == KEEP_ALIVE:
                 if head.http10:
                     self.listed.append(b"keep-alive")

@@ -12,8 +12,10 @@ import re
 
 from meshkit.http.buffer import IDLE
 from meshkit.http.fields import (
+    CLIENT_CERT,
     CONNECTION,
     CONTENT_LENGTH,
+    DESTINATION,
     EXPECT,
     HOST,
     KEEP_ALIVE,
@@ -39,11 +41,13 @@ class ResponseHead:
     UNTIL_CLOSE.  ``raw_length``: the Content-Length as sent, also after HEAD and
     on 304; None = none.  ``framing``: what `render_response` needs to pass the
     response on unchanged (a length, CHUNKED, UNTIL_CLOSE or NO_LENGTH).
+    ``facts``: x-baremesh-destination, never in ``headers``.
     ``headers``: as in `RequestHead`, hop-by-hop fields and Content-Length removed.
     """
 
     __slots__ = (
         "body",
+        "facts",
         "framing",
         "headers",
         "http10",
@@ -62,6 +66,7 @@ class ResponseHead:
         self.body = UNTIL_CLOSE
         self.raw_length: int | None = None
         self.framing = UNTIL_CLOSE
+        self.facts = b""
 
 
 class ResponseReader(MessageReader):
@@ -125,7 +130,9 @@ class ResponseReader(MessageReader):
                 if coding is not None:
                     raise self.bad("bad_transfer_encoding", "Transfer-Encoding twice")
                 coding = value.lower()
-            elif code in (EXPECT, HOST):
+            elif code == DESTINATION:
+                head.facts = value
+            elif code in (EXPECT, HOST, CLIENT_CERT):
                 head.headers.append((name, value))
         if listed:
             names = set(listed)
