@@ -151,6 +151,7 @@ class Message:
         self.name = name
         self.fields: Mapping[str, Field] = {field.name: field for field in fields}
         self.build = build
+        self._required = tuple(field for field in self.fields.values() if field.required)
 
     @property
     def label(self) -> str:
@@ -166,14 +167,14 @@ class Message:
             if result is not INVALID:
                 decoded[key] = result
         # One mistake, one problem: what a misspelt key means is not also missing.
-        unknown = (key for key in data if key not in self.fields)
+        unknown = [key for key in data if key not in self.fields]
         parts = Parts(spot, decoded, {near(key[:100], self.fields) for key in unknown})
-        whole = [self._present(field, parts) for field in self.fields.values()]
+        whole = [self._present(field, parts) for field in self._required]
         return self.build(parts) if all(whole) else INVALID
 
     def _present(self, field: Field, parts: Parts) -> bool:
-        """Whether the field is there, or need not be."""
-        if not field.required or parts.get(field.name) is not None:
+        """Whether a required field was decoded; reports where it was not even written."""
+        if parts.get(field.name) is not None:
             return True
         if not parts.given(field.name):
             remedy = f"add {field.name}: {field.type.label}"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from meshkit.model.dns import covers
 from meshkit.model.problems import Position, Problem, Severity
 from meshkit.model.report import near
 from meshkit.model.resources import DestinationRule, Gateway, Meta, Resource, ServiceEntry
@@ -28,6 +27,18 @@ class Known:
     mesh: MeshSettings
     services: Mapping[ServiceName, tuple[int, ...]]
     complete: bool = False
+
+
+MAX_SUGGESTIONS = 20
+
+
+def wildcards(host: str) -> Iterator[str]:
+    """``a.b.c`` → ``*.b.c``, ``*.c``, ``*``: the patterns that cover it, longest first."""
+    rest = host.partition(".")[2]
+    while rest:
+        yield f"*.{rest}"
+        rest = rest.partition(".")[2]
+    yield "*"
 
 
 def age(resource: Resource) -> tuple[float, str, str]:
@@ -53,9 +64,16 @@ class World:
                 held = self._wildcards if host.startswith("*") else self.hosts
                 held.setdefault(host, set()).update(ports)
         self.gateways = {f"{g.meta.namespace}/{g.meta.name}": g for g in self.of(Gateway)}
-        self._rules: dict[str, list[DestinationRule]] = defaultdict(list)
+        self._rules = self._index_rules()
+        self._suggestions: dict[tuple[str, str], str] = {}
+
+    def _index_rules(self) -> dict[str, dict[str, list[DestinationRule]]]:
+        """namespace → full host or wildcard → rules, the oldest first."""
+        index: dict[str, dict[str, list[DestinationRule]]] = defaultdict(dict)
         for rule in sorted(self.of(DestinationRule), key=age):
-            self._rules[rule.meta.namespace].append(rule)
+            pattern = self.full(rule.host, rule.meta)
+            index[rule.meta.namespace].setdefault(pattern, []).append(rule)
+        return index
 
     @property
     def domain(self) -> str:
@@ -72,22 +90,18 @@ class World:
         """Port numbers of a full host; None where nobody declares it."""
         if host in self.hosts:
             return self.hosts[host]
-        matching = [each for each in self._wildcards if covers(each, host)]
-        return self._wildcards[max(matching, key=len)] if matching else None
+        matching = (each for each in wildcards(host) if each in self._wildcards)
+        return next((self._wildcards[each] for each in matching), None)
 
     def rules(self, host: str, namespace: str) -> list[DestinationRule]:
         """The DestinationRules of a namespace that apply to a full host.
 
         Those of the exact host, else of the longest wildcard (istio-semantics 2).
         """
-        by_host: dict[str, list[DestinationRule]] = defaultdict(list)
-        for rule in self._rules.get(namespace, ()):
-            pattern = self.full(rule.host, rule.meta)
-            if covers(pattern, host):
-                by_host[pattern].append(rule)
-        if host in by_host:
-            return by_host[host]
-        return by_host[max(by_host, key=len)] if by_host else []
+        by_pattern = self._rules.get(namespace, {})
+        if host in by_pattern:
+            return by_pattern[host]
+        return next((by_pattern[each] for each in wildcards(host) if each in by_pattern), [])
 
     def lookup_namespaces(self, host: str, meta: Meta) -> list[str]:
         """Where DestinationRules of a host are looked for: client, service, root."""
@@ -97,20 +111,30 @@ class World:
 
     def suggest(self, host: str, meta: Meta) -> str:
         """A remedy for a host that nobody declares."""
+        key = (host, meta.namespace)
+        if key not in self._suggestions:
+            # Comparing with every host costs milliseconds; a broken bundle has thousands.
+            found = self._similar(host) if len(self._suggestions) < MAX_SUGGESTIONS else None
+            self._suggestions[key] = self._remedy(found, meta)
+        return self._suggestions[key]
+
+    def _similar(self, host: str) -> str | None:
+        completed = f"{host}.{self.domain}"
+        if completed in self.hosts:
+            return completed
         service = service_of(host, self.domain)
-        if service is not None:
-            for other in self.hosts:
-                there = service_of(other, self.domain)
-                if there is not None and there.name == service.name:
-                    return f"it exists in namespace {there.namespace}: write {other}"
-        close = near(host, self.hosts)
-        if close is None and "." in host and f"{host}.{self.domain}" in self.hosts:
-            close = f"{host}.{self.domain}"
-        if close is None:
+        for other in self.hosts:
+            there = service_of(other, self.domain)
+            if service is not None and there is not None and there.name == service.name:
+                return other
+        return near(host, self.hosts)
+
+    def _remedy(self, host: str | None, meta: Meta) -> str:
+        if host is None:
             return "declare the service on its host, or write a ServiceEntry"
-        found = service_of(close, self.domain)
-        local = found is not None and found.namespace == meta.namespace
-        return f'did you mean "{found.name if found and local else close}"?'
+        service = service_of(host, self.domain)
+        local = service is not None and service.namespace == meta.namespace
+        return f'did you mean "{service.name if service and local else host}"?'
 
     @property
     def doubt(self) -> Severity:

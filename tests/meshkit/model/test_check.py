@@ -8,6 +8,7 @@ from meshkit.model.check import Known, check
 from meshkit.model.load import load_document
 from meshkit.model.problems import Problem, Severity
 from meshkit.model.resources import Resource
+from meshkit.model.world import wildcards
 from meshkit.names import MeshSettings, ServiceName
 
 SERVICES = {
@@ -81,7 +82,7 @@ def test_unknown_host_warns_where_services_may_still_come() -> None:
 
 def test_trap_1_a_short_host_is_in_the_namespace_of_the_rule() -> None:
     problem = one(virtual(to("cart")))
-    assert "write cart.prod.svc.cluster.local" in problem.remedy
+    assert problem.remedy == 'did you mean "cart.prod.svc.cluster.local"?'
     assert found(virtual(to("cart"), hosts=["cart"], namespace="prod")) == []
 
 
@@ -285,3 +286,18 @@ def test_trap_25_the_oldest_peer_authentication_of_a_level_acts() -> None:
     assert problem.position.source == "a.yaml"
     selected = {"selector": {"matchLabels": {"app": "x"}}, **strict}
     assert found(older, resource("PeerAuthentication", "c", selected)) == []
+
+
+def test_wildcards_of_a_host_are_the_longest_first() -> None:
+    assert list(wildcards("a.b.c")) == ["*.b.c", "*.c", "*"]
+    assert list(wildcards("a")) == ["*"]
+
+
+def test_a_bundle_with_thousands_of_unknown_hosts_is_judged() -> None:
+    rules = [to(f"missing-{index}") for index in range(200)]
+    services = {ServiceName("default", f"there-{index}"): (80,) for index in range(50)}
+    matched = [{"match": [{"uri": {"exact": f"/{i}"}}], **r} for i, r in enumerate(rules)]
+    service = virtual(*matched, hosts=["there-0"])
+    problems = check([service], Known(MeshSettings(), services, True))
+    assert len(problems) == 200
+    assert problems[-1].remedy == "declare the service on its host, or write a ServiceEntry"
