@@ -178,8 +178,9 @@ class Pool:
     async def _supervise(self, nursery: trio.Nursery) -> None:
         while True:
             now = trio.current_time()
-            if not self._closing:
-                self._act(self.supervisor.tick(now), nursery)
+            # Acting wakes this very task: only where there is something to act on.
+            if not self._closing and (actions := self.supervisor.tick(now)):
+                self._act(actions, nursery)
             if self._reopen_at is not None and now >= self._reopen_at:
                 self._open_sockets()
             self._close_surplus()
