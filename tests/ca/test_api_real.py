@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from ca import tls
+from ca import http, tls
 from ca.authority import open_authority
 from ca.client import APIError, Messages, PolicyClient, Unreachable
 from meshkit.identity import pem, spiffe
@@ -186,6 +186,31 @@ class TestServerIdentity:
         with pytest.raises(Unreachable) as error:
             await client.post("/v1/join", {"token": "secret"})
         assert error.value.reason == "identity" and not any(received)
+
+    async def test_our_own_files_must_be_usable(self, control: Any, tmp_path: Path) -> None:
+        client = await control.client((tmp_path / "cert.pem", tmp_path / "key.pem"))
+        with pytest.raises(Unreachable, match="No such file"):
+            await client.get("/v1/whoami")
+        chain, _ = control.certified(spiffe.operator_id("td", "a"))
+        _, key = control.certified(spiffe.operator_id("td", "a"))
+        with pytest.raises(Unreachable) as error:
+            await (await control.client((chain, key))).get("/v1/whoami")
+        assert error.value.reason == "tls"
+
+    async def test_calls_share_a_connection_until_it_ends(
+        self, control: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(http, "IDLE_TIMEOUT", 0.2)
+        operator = await control.operator()
+        await operator.get("/v1/whoami")
+        wire = operator._idle
+        await operator.get("/v1/whoami")
+        assert wire is not None and operator._idle is wire
+        with trio.fail_after(5):
+            while wire.is_fresh(trio.current_time()):
+                await trio.sleep(0.02)
+        await operator.get("/v1/whoami")
+        assert operator._idle is not wire
 
     async def test_nobody_there(self) -> None:
         client = PolicyClient("127.0.0.1:1", fingerprint="00", timeout=5)
