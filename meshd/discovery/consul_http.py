@@ -10,6 +10,7 @@ answers count as failed.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class TrioHTTPClient(base.HTTPClient):  # type: ignore[misc]
         self._client = httpx.AsyncClient(
             limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             trust_env=False,
-            verify=str(ca_file) if ca_file else True,
+            verify=_verification(address, ca_file),
         )
 
     async def _call(
@@ -119,6 +120,13 @@ class TrioHTTPClient(base.HTTPClient):  # type: ignore[misc]
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _verification(address: ConsulAddress, ca_file: Path | None) -> ssl.SSLContext | bool:
+    """False for plain http, where reading all roots would only cost time."""
+    if address.scheme == "http":
+        return False
+    return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
 
 
 def refuse_unbelievable(headers: httpx.Headers) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import trio
 
@@ -63,7 +64,14 @@ class World(ABC):
         """And is back with what it had."""
 
 
-async def until(world: World, good: Callable[[View], bool], patience: float = PATIENCE) -> View:
+class Watched(Protocol):
+    """What has a discovery to look at: a `World`, and smaller things."""
+
+    @property
+    def watcher(self) -> Discovery: ...
+
+
+async def until(world: Watched, good: Callable[[View], bool], patience: float = PATIENCE) -> View:
     """The first view that is good, waiting by `changed` alone."""
     with trio.move_on_after(patience):
         while not good(world.watcher.view()):
