@@ -100,6 +100,8 @@ async def _hello(stream: Stream) -> ClientHello:
             return hello
         if len(data) >= PEEK_BYTES:
             raise NotServed("bad_client_hello", "ClientHello larger than 16 KiB")
+        if stream.hup:
+            raise NotServed("no_client_hello", "closed within its ClientHello")
         stream.readable = False  # what is there was seen; more comes with a new edge
         await stream.wait_readable()
 

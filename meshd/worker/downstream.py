@@ -45,9 +45,21 @@ class Downstream:
 
     async def run(self) -> None:
         """Serve until the peer, a limit, an error or a drain ends the connection."""
+        ctx, reader, fiber = self.ctx, self.reader, self.fiber
+        idle = self.entry.limits.keepalive_idle
         try:
-            while await self._one():
-                pass
+            while True:
+                if not reader.pending():
+                    fiber.expires = ctx.loop.now + idle
+                    ctx.loop.arm(fiber)
+                head = await self._head()
+                if head is None:
+                    break
+                # The body's idle limit and the route's own deadline replace it.
+                fiber.expires = 0.0
+                if not await Exchange(self, head, monotonic()).run():
+                    break
+                self.served += 1
         except HTTPError as error:
             self.ctx.record_refusal(self.entry, error)
             await self.refuse(error)
@@ -68,48 +80,31 @@ class Downstream:
         """Called while idle, to drain: close now, nothing is under way."""
         self.stream.close()
 
-    async def _one(self) -> bool:
-        """One request; True if another may follow on this connection."""
-        head = await self._head()
-        if head is None:
-            return False
-        exchange = Exchange(self, head, monotonic())
-        keep = await exchange.run()
-        self.served += 1
-        return keep
-
     async def _head(self) -> RequestHead | None:
         """The next request head; None when the peer is done or the mesh drains."""
-        ctx, stream, reader, fiber = self.ctx, self.stream, self.reader, self.fiber
-        head = reader.head()
-        if head is not None:  # pipelined
-            return head
-        limits = self.entry.limits
-        fiber.expires = ctx.loop.now + limits.keepalive_idle
-        ctx.loop.arm(fiber)
-        started = False
+        stream, reader = self.stream, self.reader
+        head = reader.head() if reader.pending() else None
         while head is None:
             data = stream.try_recv()
             if data is None:
-                if not started:
-                    if ctx.draining:
-                        return None
-                    ctx.idle.add(self)
+                if reader.pending():
                     await stream.wait_readable()
-                    ctx.idle.discard(self)
+                elif self.ctx.draining:
+                    return None
                 else:
+                    self.ctx.idle.add(self)
                     await stream.wait_readable()
-                continue
-            if not data:
+                    self.ctx.idle.discard(self)
+            elif not data:
                 return None
-            reader.feed(data)
-            head = reader.head()
-            if head is None and not started:
-                # From the first byte on the whole head has an absolute deadline.
-                started = True
-                fiber.expires = ctx.loop.now + limits.head_timeout
-                ctx.loop.arm(fiber)
-        fiber.expires = 0.0
+            else:
+                first = not reader.pending()
+                reader.feed(data)
+                head = reader.head()
+                if first and head is None:
+                    # From the first byte on the whole head has an absolute deadline.
+                    self.fiber.expires = self.ctx.loop.now + self.entry.limits.head_timeout
+                    self.ctx.loop.arm(self.fiber)
         return head
 
     async def refuse(self, error: HTTPError) -> None:

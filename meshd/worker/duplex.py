@@ -226,9 +226,10 @@ class Stream(Edges):
         if 0 < size <= TLS_SLICE:
             sent = self.try_send(data)
         if sent != size:
-            await self._send_rest(data, sent)
+            await self.send_rest(data, sent)
 
-    async def _send_rest(self, data: Buffer, done: int) -> None:
+    async def send_rest(self, data: Buffer, done: int) -> None:
+        """What `try_send` left of `data`, of which it took `done` bytes."""
         view = memoryview(data)
         most = BURST if self.tls is None else TLS_SLICE
         # What OpenSSL may already hold is retried as the same object.

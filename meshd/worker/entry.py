@@ -70,6 +70,8 @@ class Entry:
     mesh_peer = False
     sni = ""
     facts_header = b""
+    identity = ""
+    """SPIFFE id that connections upstream are made with."""
     caller: Caller | None = None
     refusal = "route_not_found"
 
@@ -123,15 +125,21 @@ class OutboundEntry(Entry):
         super().__init__(ctx, limits, local, remote)
         self.caller = caller
         self.upstream_extra = caller.header
+        self.identity = caller.identity
 
     def action(self, head: RequestHead, path: bytes) -> Action:
-        name, port = split_authority(head.authority)
-        if head.scheme not in (b"", b"http"):
+        if head.scheme == b"https":
             raise Unroutable("host_not_found", "only http:// targets: the mesh adds the TLS")
-        host = self._scope().find(name)
-        if host is None:
-            raise Unroutable("host_not_found", name)
-        return self._choose(host, port or default_port(host), head, path)
+        scope = self._scope()
+        known = scope.authorities.get(head.authority)
+        if known is None:
+            name, port = split_authority(head.authority)
+            host = scope.find(name)
+            if host is None:
+                raise Unroutable("host_not_found", name)
+            known = (host, port or default_port(host))
+            scope.remember(head.authority, *known)
+        return self._choose(known[0], known[1], head, path)
 
     def _scope(self) -> Scope[VirtualHost]:
         assert self.caller is not None

@@ -44,11 +44,11 @@ class Target:
 
     def pool(self, identity: str) -> Pool:
         """Connections under the caller's own identity; plaintext ones are shared."""
-        key = identity if self.sni else ""
-        pool = self._pools.get(key)
+        pool = self._pools.get(identity)
         if pool is None:
+            key = identity if self.sni else ""
             pool = self._ctx.pool(key, self.address, self.port, self.sni, self.accounts)
-            self._pools[key] = pool
+            self._pools[identity] = pool
         return pool
 
 
@@ -145,7 +145,8 @@ class VirtualHost:
         self, port: int, method: bytes, path: bytes, authority: bytes, headers: list[Header]
     ) -> Action | None:
         """The action of the first route that matches; None = NR."""
-        table = self._tables.get(port)
+        # A host that is no service (VirtualService only, or a gateway's) has no ports: key 0.
+        table = self._tables.get(port) or self._tables.get(0)
         if table is None:
             return None
         route = select(table, method, path, authority, headers)
