@@ -64,13 +64,6 @@ class Caller:
             return Seen(0, why=f"{type(fault).__name__}: {fault}")
         return seen(answer.status_code, _json(answer))
 
-    async def get(self, url: str) -> int:
-        """Status of any URL; 0 when nobody answers."""
-        try:
-            return (await self._http.get(url)).status_code
-        except httpx.HTTPError:
-            return 0
-
     async def post(self, url: str) -> int:
         try:
             return (await self._http.post(url)).status_code
@@ -84,6 +77,15 @@ class Caller:
         except httpx.HTTPError:
             return ""
         return answer.text if answer.status_code == 200 else ""
+
+
+async def fresh_get(url: str) -> int:
+    """Status of any URL over a connection of its own; 0 when nobody answers."""
+    async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+        try:
+            return (await http.get(url)).status_code
+        except httpx.HTTPError:
+            return 0
 
 
 def _json(answer: httpx.Response) -> Any:

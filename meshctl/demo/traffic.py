@@ -18,7 +18,7 @@ DURATION = "istio_request_duration_milliseconds_bucket"
 
 
 class Edge(NamedTuple):
-    """``target`` with its version; ``host`` is whose counters these are."""
+    """Workloads (``reviews-v1``); ``host`` is whose counters these are."""
 
     source: str
     target: str
@@ -48,10 +48,8 @@ Tallies = dict[Edge, Tally]
 
 
 def _edge(labels: Mapping[str, str], host: str) -> Edge:
-    target = labels.get("destination_workload", "unknown")
-    version = labels.get("destination_version", "unknown")
-    name = target if version == "unknown" else f"{target} {version}"
-    return Edge(labels.get("source_workload", "unknown"), name, host)
+    source = labels.get("source_workload", "unknown")
+    return Edge(source, labels.get("destination_workload", "unknown"), host)
 
 
 def _count(tally: Tally, labels: Mapping[str, str], value: float) -> None:

@@ -11,8 +11,7 @@ def labels(code: str = "200", policy: str = "mutual_tls", **more: str) -> dict[s
     return {
         "reporter": "destination",
         "source_workload": "productpage",
-        "destination_workload": "reviews",
-        "destination_version": "v1",
+        "destination_workload": "reviews-v1",
         "response_code": code,
         "connection_security_policy": policy,
         **more,
@@ -27,7 +26,7 @@ def bucket(bound: str, value: float) -> Sample:
     return "istio_request_duration_milliseconds_bucket", labels(le=bound), value
 
 
-EDGE = Edge("productpage", "reviews v1", "b")
+EDGE = Edge("productpage", "reviews-v1", "b")
 
 
 def test_counts_of_one_edge_are_added_over_codes() -> None:
