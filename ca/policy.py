@@ -72,7 +72,8 @@ class Policy:
         dry_run: bool = False,
     ) -> Outcome:
         """Apply (source, YAML text) pairs as one revision; Fault 409 or 422."""
-        loaded = load_files(sources)
+        # In a thread, as the judgement below: a large bundle takes a second, and pings must go out.
+        loaded = await trio.to_thread.run_sync(load_files, sources)
         _refuse(errors(loaded.problems))
         if not loaded.resources:
             raise Fault(422, "empty", "the documents hold no resource", "name files with resources")
@@ -108,7 +109,7 @@ class Policy:
             for _ in range(ATTEMPTS):
                 base, applied = await self._read(expected)
                 planned = plan(applied, base + 1)
-                found = self._judge(applied, planned)
+                found = await trio.to_thread.run_sync(self._judge, applied, planned)
                 changes, problems = planned.changes, (*warnings, *found)
                 if dry_run or not changes:
                     return Outcome(base, planned.report, problems)
