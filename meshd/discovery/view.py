@@ -88,13 +88,13 @@ def missing_reason(shown: Collection[Key], answer: Answer) -> str:
     expected = set(shown) - answer.left
     if expected and not healthy:
         if expected <= answer.failing:
-            return f"all {len(expected)} instances fail their health checks"
-        return f"the answer is empty; it had {len(expected)} instances"
+            return f"every instance fails its health check ({len(expected)} of them)"
+        return f"the answer is empty; {len(expected)} known before"
     unexplained = expected - answer.failing
     gone = unexplained - healthy
     newcomers = healthy - set(shown)
     if len(gone) - len(newcomers) > len(unexplained) * SHRUNKEN:
-        return f"{len(gone)} of {len(expected)} instances are missing"
+        return f"{len(gone)} of {len(expected)} instances missing"
     return ""
 
 

@@ -104,7 +104,7 @@ async def test_a_host_that_died_is_held_and_then_gone(
     await trio.sleep(LEASE)
     world.server.expire()
     view = await until(world, lambda view: bool(view.held))
-    assert view.held[0].reason == "the answer is empty; it had 1 instances"
+    assert view.held[0].reason == "the answer is empty; 1 known before"
     await until(world, lambda view: not view.instances, patience=100.0)
     assert trio.current_time() - start == pytest.approx(LEASE + 60.0, abs=1.0)
 

@@ -57,15 +57,15 @@ def test_believed_at_once(before: str, said: Answer, why: str) -> None:
 
 
 HELD = [
-    ("abcd", answer(""), "abcd", "the answer is empty; it had 4 instances"),
-    ("a", answer(""), "a", "the answer is empty; it had 1 instances"),
-    ("abcd", answer("a"), "abcd", "3 of 4 instances are missing"),
+    ("abcd", answer(""), "abcd", "the answer is empty; 4 known before"),
+    ("a", answer(""), "a", "the answer is empty; 1 known before"),
+    ("abcd", answer("a"), "abcd", "3 of 4 instances missing"),
     ("abcd", answer("ax"), "abcd", ""),
-    ("abcde", answer("ax"), "abcdex", "4 of 5 instances are missing"),
-    ("abcd", answer("", left="a"), "bcd", "the answer is empty; it had 3 instances"),
-    ("abcd", answer("", failing="ab"), "cd", "the answer is empty; it had 4 instances"),
-    ("ab", answer("", failing="ab"), "ab", "all 2 instances fail their health checks"),
-    ("abcdef", answer("a", failing="b"), "acdef", "4 of 6 instances are missing"),
+    ("abcde", answer("ax"), "abcdex", "4 of 5 instances missing"),
+    ("abcd", answer("", left="a"), "bcd", "the answer is empty; 3 known before"),
+    ("abcd", answer("", failing="ab"), "cd", "the answer is empty; 4 known before"),
+    ("ab", answer("", failing="ab"), "ab", "every instance fails its health check (2 of them)"),
+    ("abcdef", answer("a", failing="b"), "acdef", "4 of 6 instances missing"),
 ]
 
 
