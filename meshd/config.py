@@ -170,7 +170,7 @@ def uid_of(name: str) -> int | None:
 def _limit_name(name: str, spot: Spot) -> str | None:
     if name in KNOBS:
         return KNOBS[name]
-    remedy = did_you_mean(name, KNOBS, "docs/limits.md lists them")
+    remedy = did_you_mean(name, KNOBS, "docs/meshd.md lists them")
     spot.error(f'unknown limit "{name[:60]}"', remedy, "unknown-field", spot.value.key_position)
     return None
 

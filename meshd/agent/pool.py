@@ -301,24 +301,32 @@ class Pool:
         nursery: trio.Nursery,
     ) -> None:
         refusal = self.supervisor.admits(hello.index, pid)
-        if refusal:
+        unknown = self._unknown_process(hello.index, pid) if not refusal else None
+        if refusal or isinstance(unknown, str):
             for descriptor in hello.descriptors:
                 os.close(descriptor)
-            self._log.warning("worker_turned_away", pid=pid, reason=refusal)
+            self._log.warning("worker_turned_away", pid=pid, reason=refusal or unknown)
             await channel.send(messages.stop())
             return
         session = self._session(hello, pid, channel)
         self._sessions[hello.index] = session
         self._act(self.supervisor.hello(hello.index, pid, trio.current_time()), nursery)
-        if hello.index not in self._processes:
-            self._adopt_process(
-                hello.index, processes.record(self._command, hello.index, Worker(pid)), nursery
-            )
+        if unknown is not None:
+            self._adopt_process(hello.index, unknown, nursery)
         self._log.info("worker_connected", worker=hello.index, pid=pid, revision=hello.revision)
         try:
             await session.run(frames)
         finally:
             self._lost(session)
+
+    def _unknown_process(self, index: int, pid: int) -> Worker | str | None:
+        """The process behind a hello that nobody announced, or why it cannot be watched."""
+        if index in self._processes:
+            return None
+        try:
+            return processes.record(self._command, index, Worker(pid))
+        except OSError as error:
+            return f"process {pid}: {error.strerror}"
 
     def _session(self, hello: Hello, pid: int, channel: Channel) -> Session:
         kept = self.sockets.adopt(hello.index, hello.listeners, hello.descriptors)
