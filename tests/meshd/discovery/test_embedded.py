@@ -1,4 +1,4 @@
-"""EmbeddedDiscovery on the real registry in memory; but for conformance in virtual time."""
+"""EmbeddedDiscovery on the real registry in memory, in virtual time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from meshd.discovery.view import HoldRules
 from meshkit.model.resources import LocalService
 from tests.meshd.discovery.conformance import (
     REVIEWS,
-    Conformance,
     World,
     instances,
     running,
@@ -72,14 +71,6 @@ async def world() -> AsyncIterator[EmbeddedWorld]:
     world = EmbeddedWorld()
     async with running(world.watcher, *world.hosts.values()):
         yield world
-
-
-class TestConformance(Conformance):
-    @pytest.fixture
-    async def world(self) -> AsyncIterator[World]:
-        world = EmbeddedWorld()
-        async with running(world.watcher, *world.hosts.values()):
-            yield world
 
 
 ONE = service(REVIEWS, "v1", target=1)
