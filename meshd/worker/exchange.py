@@ -110,6 +110,8 @@ class Exchange:
     _uploader: Fiber | None = None
     _chunked = False
     _client_gone: ClientGone | None = None
+    _renewed = False
+    """The next try opens a connection of its own."""
     _consumed = False
     """Some of the request's body has left for an upstream and cannot be sent again."""
 
@@ -233,7 +235,7 @@ class Exchange:
         outcome = "unsent"
         target.active += 1
         try:
-            conn = pool.take()
+            conn = None if self._renewed else pool.take()
             reused = conn is not None
             if conn is None:
                 conn = await pool.open(cluster.connect_timeout)
@@ -331,6 +333,9 @@ class Exchange:
         verdict = may_retry(action.retry, self.head.method, keyed, self.tries, failed.outcome)
         if not verdict.retry:
             return False
+        # Where one idle connection had died, its neighbours are dying: of a killed
+        # process the kernel closes them one after another.
+        self._renewed = failed.outcome == "reused-reset"
         ctx, fiber = self.ctx, self.down.fiber
         ctx.bump("retries")
         fiber.expires = self.deadline

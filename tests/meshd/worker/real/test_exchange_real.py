@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import threading
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hosts import CLUSTER, HOST, Hosts, get, read_answer, read_head
+from hosts import CLUSTER, HOST, Hosts, echo, get, read_answer, read_head
 from rig import identity, wait_for
 
 from meshd import counters
@@ -298,6 +299,28 @@ def test_a_post_on_a_dead_reused_connection_is_not_repeated(hosts: Hosts) -> Non
     assert seen == [b"GET", b"POST"]
     assert b"200" in hosts.request(get())[0]
     assert b"200" in hosts.request(get())[0], "a GET is repeated on a new connection"
+
+
+def test_a_repetition_does_not_take_another_dying_connection(hosts: Hosts) -> None:
+    """Two idle connections, both of which end at their next request."""
+    together, numbers = threading.Barrier(2), itertools.count()
+
+    def first_two_end(conn: socket.socket) -> None:
+        if next(numbers) >= 2:
+            echo(conn)
+            return
+        read_head(conn)
+        together.wait(5)
+        conn.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        read_head(conn)
+
+    hosts.use(first_two_end)
+    callers = [threading.Thread(target=hosts.request, args=(get(),)) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(10)
+    assert hosts.request(get())[0].startswith(b"HTTP/1.1 200")
 
 
 def test_an_unreachable_endpoint_is_left_for_another(hosts: Hosts) -> None:
