@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Iterable
@@ -36,10 +35,10 @@ def tool(name: str) -> str:
 
 def consul_binary() -> str:
     """A ``consul`` on PATH wins over the one that the tests install.  Raises Failure."""
-    packaged = Path(__file__).parents[2] / ".parts" / "consul"
-    for found in (shutil.which("consul"), str(packaged) if os.access(packaged, os.X_OK) else None):
-        if found:
-            return found
+    unpacked = Path(__file__).parents[2] / ".parts" / "consul" / "usr" / "bin" / "consul"
+    found = shutil.which("consul") or shutil.which(str(unpacked))
+    if found:
+        return found
     raise Failure(
         Exit.CHECK_FAILED,
         "no consul on PATH nor in .parts/",
@@ -83,7 +82,7 @@ class Mesh:
         folder.mkdir()
         address = self.layout.address("consul")
         command = [consul_binary(), "agent", "-dev", f"-bind={address}", f"-client={address}"]
-        command += ["-log-level=warn", "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1"]
+        command += ["-log-level=warn", "-dns-port=-1", "-grpc-port=-1"]
         self.processes.start("consul", command, folder / "log")
 
         async def leader() -> bool:
