@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.live import Live
 from meshctl.demo import files
 from meshctl.demo.caller import Caller
 from meshctl.demo.layout import EXAMPLES, Layout, needed
-from meshctl.demo.mesh import Mesh
+from meshctl.demo.mesh import Mesh, tool
 from meshctl.demo.places import claim_block, claim_folder, free_port
 from meshctl.demo.processes import Processes
 from meshctl.demo.screen import COLUMNS, Say, Screen, Verdict, cells, flow_table
@@ -150,15 +151,26 @@ async def _who_talks_to_whom(mesh: Mesh, screen: Screen) -> None:
     _show(screen, rows)
 
 
+def _shown(path: Path) -> str:
+    """A path as a person at this prompt would type it."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def _meshctl() -> str:
+    """How to call this very installation from here."""
+    ours = tool("meshctl")
+    return "meshctl" if shutil.which("meshctl") == ours else _shown(Path(ours))
+
+
 def next_steps(layout: Layout) -> list[str]:
     """What to try on the running demo; every line can be pasted."""
-    ctl = f"meshctl --context {layout.operator}"
-    rules = EXAMPLES
-    with contextlib.suppress(ValueError):
-        rules = EXAMPLES.relative_to(Path.cwd())
+    ctl = f"{_meshctl()} --context {_shown(layout.operator)}"
+    rules, folder = _shown(EXAMPLES), _shown(layout.folder)
     reviews = f"{layout.page}/api/v1/products/1/reviews"
     return [
-        f"open   {layout.page}/productpage         and sign in as test-user",
+        f"open   {layout.page}/productpage   (sign in as test-user)",
         f"try    curl -s -H 'end-user: test-user' {reviews}",
         f"       {ctl} status",
         f"       {ctl} check",
@@ -166,7 +178,7 @@ def next_steps(layout: Layout) -> list[str]:
         f"       {ctl} apply -f {rules}/virtual-service-canary-90-10.yaml --wait",
         f"       {ctl} delete pa default --wait",
         f"       curl -X POST '{_ratings(layout)}/fail?percent=30'",
-        f"logs   {layout.folder}/*/log, {layout.folder}/*/access.log",
+        f"logs   {folder}/*/log, {folder}/*/access.log",
     ]
 
 

@@ -103,7 +103,7 @@ class Flow:
 
 
 def flows(before: Tallies, after: Tallies, seconds: float) -> list[Flow]:
-    """What happened between two readings, busiest first; idle edges are left out."""
+    """What happened between two readings, by edge; idle edges are left out."""
     rows = []
     for edge, total in after.items():
         now = total.minus(before.get(edge, Tally()))
@@ -119,4 +119,4 @@ def flows(before: Tallies, after: Tallies, seconds: float) -> list[Flow]:
                 now.mutual / now.requests,
             )
         )
-    return sorted(rows, key=lambda row: (-row.rate, row.edge))
+    return sorted(rows, key=lambda row: row.edge)
