@@ -33,6 +33,7 @@ from meshkit.snapshot.types import (
     WorkloadPort,
 )
 from meshkit.telemetry.peer import Facts, encode_facts
+from meshkit.telemetry.trace import RequestIds
 
 if TYPE_CHECKING:
     from meshd.counters import CounterFile
@@ -56,6 +57,7 @@ class WorkerContext:
         self.loop = loop
         self.wall = time.time
         self.random = random.Random(seed)
+        self.request_ids = RequestIds(self.random)
         self.counters = counters
         self.credentials = Credentials()
         self.judge = Judge({})

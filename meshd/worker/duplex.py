@@ -21,9 +21,10 @@ import ssl
 import struct
 from _ssl import ENCODING_DER
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from fcntl import ioctl
 from termios import FIONREAD
+from types import coroutine
 from typing import Any
 
 from meshd.worker.edges import BURST, READ_EDGE, WRITE_EDGE, Edges, StreamClosed, closed_error
@@ -138,18 +139,36 @@ class Stream(Edges):
             data = self.try_recv(n)
         return data
 
-    async def wait_readable(self) -> None:
-        """Until an attempt to read may succeed. At once if it may already, unless credit is out."""
+    @coroutine
+    def wait_readable(self) -> Generator[None, Any, None]:
+        """Until an attempt to read may succeed. At once if it may already, unless credit is out.
+
+        The wait for an edge is `_park_reader`, written out: a request waits here twice a hop.
+        """
         if self._read_wants_write:
             self._read_wants_write = False
             while not self.writable:
-                await self._park_reader(WRITE_EDGE)
+                yield from self._park_reader(WRITE_EDGE)
         elif not self.readable:
-            while not self.readable:
-                await self._park_reader(READ_EDGE)
+            self._check_open()
+            while not bool(self.readable):  # set by on_events, unseen by mypy
+                if self.reader is not None:
+                    raise RuntimeError("another fiber waits to read this stream")
+                self.credit = BURST
+                self.reader = self.loop.about_to_park()
+                self.reader_edge = READ_EDGE
+                try:
+                    yield
+                finally:
+                    self.reader = None
+            self._check_open()
         elif self.credit <= 0:
-            await self.loop.yield_turn()
+            yield from self.loop.yield_turn()
             self.credit = BURST
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise closed_error()
 
     def readable_now(self) -> bool:
         """Whether a read would find something: data, the end, an error. Asks the kernel if needed.

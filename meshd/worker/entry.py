@@ -15,7 +15,6 @@ from meshd.worker.routes import Action, VirtualHost
 from meshkit.http.h1 import RequestHead
 from meshkit.http.limits import Limits
 from meshkit.snapshot.types import EdgeServer
-from meshkit.telemetry.accesslog import Line
 from meshkit.telemetry.peer import Facts
 
 if TYPE_CHECKING:
@@ -76,8 +75,8 @@ class Entry:
     refusal = "route_not_found"
 
     def __init__(self, ctx: WorkerContext, limits: Limits, local: str, remote: str) -> None:
-        self.lines: dict[object, Line] = {}
-        """Access-log formats of this connection by (action, choice)."""
+        self.lines: dict[object, bytes] = {}
+        """Access-log formats of this connection, by all that they hold as constants."""
         self.ctx = ctx
         self.limits = limits
         self.local = local

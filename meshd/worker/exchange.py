@@ -40,7 +40,7 @@ from meshkit.http.h1 import (
     render_response,
 )
 from meshkit.http.path import canonical
-from meshkit.telemetry.trace import new_request_id, new_traceparent, valid_request_id
+from meshkit.telemetry.trace import new_traceparent, valid_request_id
 
 if TYPE_CHECKING:
     from meshd.worker.downstream import Downstream
@@ -172,7 +172,7 @@ class Exchange:
         extra = entry.upstream_extra
         request_id = names.get(b"x-request-id")
         if request_id is None or (entry.edge and not valid_request_id(request_id)):
-            request_id = new_request_id(ctx.random)
+            request_id = ctx.request_ids.new()
             extra = b"%bx-request-id: %b\r\n" % (extra, request_id)
         self.request_id = request_id
         if b"traceparent" not in names:

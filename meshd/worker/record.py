@@ -13,7 +13,8 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshkit.http.errors import HTTPError
-from meshkit.telemetry.accesslog import Line, Stamps, format_entry
+from meshkit.telemetry.accesslog import Facts as LineFacts
+from meshkit.telemetry.accesslog import Stamps, format_entry, line_format
 from meshkit.telemetry.metrics import DURATION_BOUNDS
 from meshkit.telemetry.peer import UNKNOWN, Facts, decode_facts
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 MAX_SERIES = 5_000
 """Label sets of one worker.  Facts come from peers: what is beyond counts as unknown."""
+
+
+MAX_LINES = 32
+"""Access-log formats kept for one connection; a client that varies its fields starts anew."""
 
 
 class Series(NamedTuple):
@@ -65,45 +70,62 @@ class Recorder:
         cells[at + bisect_left(DURATION_BOUNDS, duration)] += 1
         cells[at + _SUM] += int(duration * 1000.0)
         if self._ctx.log.enabled:
-            self._log(x, entry, action, int(duration))
+            self._log(x, entry, int(duration))
 
-    def _log(self, x: Exchange, entry: Entry, action: Action | None, duration: int) -> None:
-        head = x.head
-        choice = x.choice
-        where = (action, choice)
-        line = entry.lines.get(where)
+    def _log(self, x: Exchange, entry: Entry, duration: int) -> None:
+        head, names = x.head, x.names
+        # What repeats: the key of a format that has it escaped and in place already.
+        key = (
+            x.choice,
+            head.method,
+            head.authority,
+            names.get(b"user-agent", b""),
+            names.get(b"x-forwarded-for", b""),
+            x.upstream,
+            x.flags,
+            x.details,
+            x.failure,
+        )
+        line = entry.lines.get(key)
         if line is None:
-            line = entry.lines[where] = Line(
-                action.name if action is not None else "",
-                choice.cluster_name if choice is not None else "",
-                entry.local,
-                entry.remote,
-                entry.sni,
-            )
+            line = self._new_line(x, entry, key)
         self._ctx.log.add(
             format_entry(
                 line,
-                start=self._stamps.timestamp(time() - duration / 1000.0),
-                method=head.method,
-                path=x.path or head.path,
-                http10=head.http10,
-                status=x.status,
+                self._stamps.timestamp(time() - duration / 1000.0),
+                x.path or head.path,
+                x.status,
+                x.bytes_in,
+                x.bytes_out,
+                duration,
+                int((x.answered - x.started) * 1000) if x.answered else -1,
+                x.request_id,
+                x.upstream_local,
+            )
+        )
+
+    def _new_line(self, x: Exchange, entry: Entry, key: tuple[object, ...]) -> bytes:
+        if len(entry.lines) >= MAX_LINES:
+            entry.lines.clear()
+        line = entry.lines[key] = line_format(
+            LineFacts(
+                route_name=x.action.name if x.action is not None else "",
+                upstream_cluster=x.choice.cluster_name if x.choice is not None else "",
+                local=entry.local,
+                remote=entry.remote,
+                server_name=entry.sni,
+                method=x.head.method,
+                http10=x.head.http10,
                 flags=x.flags,
                 details=x.details,
-                termination="",
-                bytes_received=x.bytes_in,
-                bytes_sent=x.bytes_out,
-                duration_ms=duration,
-                upstream_ms=int((x.answered - x.started) * 1000) if x.answered else -1,
                 forwarded_for=x.names.get(b"x-forwarded-for", b""),
                 user_agent=x.names.get(b"user-agent", b""),
-                request_id=x.request_id,
-                authority=head.authority,
+                authority=x.head.authority,
                 upstream_host=x.upstream,
-                upstream_local=x.upstream_local,
                 failure=x.failure,
             )
         )
+        return line
 
     def refusal(self, entry: Entry, error: HTTPError) -> None:
         """A message that was no request: counted as one with its status, flag DPE."""

@@ -1,9 +1,9 @@
 """The access log: one JSON object a line, with the keys of Istio's JSON format.
 
-A line is one %-format of bytes.  What does not change between requests of one
-route and connection is escaped once, into a `Line`; of the rest only four values
-come from outside and can need escaping, and one look over them together
-(0.2 µs) finds out that they hardly ever do.  Values stay bytes: what is not
+A line is one %-format of bytes.  What is the same for many requests of one
+connection (`Facts`) is escaped once, into the format; of the rest only path and
+request id come from outside and can need escaping, and one look over them
+together (0.1 µs) finds out that they hardly ever do.  Values stay bytes: what is not
 ASCII is written as \\u00XX of its bytes (Latin-1), so a line is always valid JSON.
 
 A missing value is ``"-"``, as in Envoy's text format.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from time import gmtime, strftime
+from typing import NamedTuple
 
 _SAFE = bytes(c for c in range(0x20, 0x7F) if c not in b'"\\')
 
@@ -35,91 +36,93 @@ def escape(value: bytes) -> bytes:
     return json.dumps(value.decode("latin-1"))[1:-1].encode()
 
 
-def _constant(value: str) -> bytes:
-    """A constant part: escaped for JSON, and for the %-format it becomes part of."""
-    return json.dumps(value or "-")[1:-1].encode().replace(b"%", b"%%")
+class Facts(NamedTuple):
+    """All of a line that is the same for many requests of a connection.
 
-
-class Line:
-    """The format of one route's (and cluster's) lines on one downstream connection.
-
-    Keep one per (route, cluster) and connection kind; `format_entry` fills it.
+    ``method`` and ``authority`` were judged by the codec; "" and b"" become ``-``.
     """
 
-    __slots__ = ("format",)
+    route_name: str
+    upstream_cluster: str
+    local: str
+    remote: str
+    server_name: str
+    method: bytes
+    http10: bool
+    flags: str
+    details: str
+    forwarded_for: bytes
+    user_agent: bytes
+    authority: bytes
+    upstream_host: bytes
+    failure: str
 
-    def __init__(
-        self, route_name: str, upstream_cluster: str, local: str, remote: str, server_name: str
-    ) -> None:
-        route, cluster = _constant(route_name), _constant(upstream_cluster)
-        head = b'{"start_time":"%%b","route_name":"%b","method":"%%b","path":"%%b",' % route
-        middle = (
-            b'"protocol":"%b","response_code":%d,"response_flags":"%b",'
-            b'"response_code_details":"%b","connection_termination_details":"%b",'
-            b'"bytes_received":%d,"bytes_sent":%d,"duration":%d,"upstream_service_time":%b,'
-            b'"x_forwarded_for":"%b","user_agent":"%b","request_id":"%b","authority":"%b",'
-            b'"upstream_host":"%b",'
+
+def _constant(value: str | bytes) -> bytes:
+    """A constant part: escaped for JSON, and for the %-format it becomes part of."""
+    text = value.encode("utf-8", "replace") if isinstance(value, str) else value
+    return escape(text or b"-").replace(b"%", b"%%")
+
+
+def line_format(facts: Facts) -> bytes:
+    """The %-format of lines with these facts; `format_entry` fills in the rest.
+
+    Escaping what repeats once, here, is what makes a line cost a microsecond.
+    """
+    part = {
+        name: _constant(value)
+        for name, value in facts._asdict().items()
+        if isinstance(value, str | bytes)
+    }
+    part["protocol"] = b"HTTP/1.0" if facts.http10 else b"HTTP/1.1"
+    return b"".join(
+        (
+            b'{"start_time":"%b","route_name":"' + part["route_name"],
+            b'","method":"' + part["method"] + b'","path":"%b","protocol":"' + part["protocol"],
+            b'","response_code":%d,"response_flags":"' + part["flags"],
+            b'","response_code_details":"' + part["details"],
+            b'","connection_termination_details":"-","bytes_received":%d,"bytes_sent":%d,',
+            b'"duration":%d,"upstream_service_time":%b,"x_forwarded_for":"' + part["forwarded_for"],
+            b'","user_agent":"' + part["user_agent"] + b'","request_id":"%b","authority":"',
+            part["authority"] + b'","upstream_host":"' + part["upstream_host"],
+            b'","upstream_cluster":"' + part["upstream_cluster"],
+            b'","upstream_local_address":"%b","downstream_local_address":"' + part["local"],
+            b'","downstream_remote_address":"' + part["remote"],
+            b'","requested_server_name":"' + part["server_name"],
+            b'","upstream_transport_failure_reason":"' + part["failure"] + b'"}\n',
         )
-        tail = (
-            b'"upstream_cluster":"%b","upstream_local_address":"%%b",'
-            b'"downstream_local_address":"%b","downstream_remote_address":"%b",'
-            b'"requested_server_name":"%b","upstream_transport_failure_reason":"%%b"}\n'
-        ) % (cluster, _constant(local), _constant(remote), _constant(server_name))
-        self.format = head + middle + tail
+    )
 
 
 def format_entry(
-    line: Line,
-    *,
+    line: bytes,
     start: bytes,
-    method: bytes,
     path: bytes,
-    http10: bool,
     status: int,
-    flags: str,
-    details: str,
-    termination: str,
     bytes_received: int,
     bytes_sent: int,
     duration_ms: int,
     upstream_ms: int,
-    forwarded_for: bytes,
-    user_agent: bytes,
     request_id: bytes,
-    authority: bytes,
-    upstream_host: bytes,
     upstream_local: bytes,
-    failure: str,
 ) -> bytes:
-    """One line with its line end.
+    """One line with its line end, from a `line_format`.
 
-    ``start`` comes from `timestamp`; times are whole milliseconds, ``upstream_ms``
-    -1 = no upstream answered.  ``method`` and ``authority`` were judged by the
-    codec and hold nothing to escape; ``flags`` and ``details`` are our own words.
+    ``start`` comes from `Stamps`; times are whole milliseconds, ``upstream_ms``
+    -1 = no upstream answered.  Positional on purpose: this is the request path.
     """
-    if (path + user_agent + forwarded_for + request_id).translate(None, _SAFE):
-        path, user_agent = escape(path), escape(user_agent)
-        forwarded_for, request_id = escape(forwarded_for), escape(request_id)
-    return line.format % (
+    if (path + request_id).translate(None, _SAFE):
+        path, request_id = escape(path), escape(request_id)
+    return line % (
         start,
-        method,
         path,
-        b"HTTP/1.0" if http10 else b"HTTP/1.1",
         status,
-        flags.encode(),
-        details.encode(),
-        termination.encode() or b"-",
         bytes_received,
         bytes_sent,
         duration_ms,
         b"%d" % upstream_ms if upstream_ms >= 0 else b'"-"',
-        forwarded_for or b"-",
-        user_agent or b"-",
         request_id or b"-",
-        authority or b"-",
-        upstream_host or b"-",
         upstream_local or b"-",
-        escape(failure.encode()) if failure else b"-",
     )
 
 

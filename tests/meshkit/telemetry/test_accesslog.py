@@ -8,33 +8,41 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshkit.telemetry.accesslog import KEYS, Line, Stamps, escape, format_entry
+from meshkit.telemetry.accesslog import KEYS, Facts, Stamps, escape, format_entry, line_format
+
+FACTS = Facts(
+    route_name="default",
+    upstream_cluster="outbound|9080|v1|reviews",
+    local="10.0.0.1:1",
+    remote="10.0.0.2:2",
+    server_name="",
+    method=b"GET",
+    http10=False,
+    flags="-",
+    details="via_upstream",
+    forwarded_for=b"",
+    user_agent=b"curl/8",
+    authority=b"reviews:9080",
+    upstream_host=b"10.0.0.2:15443",
+    failure="",
+)
 
 
-def entry(line: Line | None = None, **changes: Any) -> dict[str, Any]:
+def entry(**changes: Any) -> dict[str, Any]:
+    facts = FACTS._replace(**{k: v for k, v in changes.items() if k in Facts._fields})
     values: dict[str, Any] = {
         "start": b"2026-01-31T12:00:00.123Z",
-        "method": b"GET",
         "path": b"/a?b=c",
-        "http10": False,
         "status": 200,
-        "flags": "-",
-        "details": "via_upstream",
-        "termination": "",
         "bytes_received": 1,
         "bytes_sent": 2,
         "duration_ms": 3,
         "upstream_ms": 4,
-        "forwarded_for": b"",
-        "user_agent": b"curl/8",
         "request_id": b"id",
-        "authority": b"reviews:9080",
-        "upstream_host": b"10.0.0.2:15443",
         "upstream_local": b"10.0.0.1:40000",
-        "failure": "",
     }
-    line = line or Line("default", "outbound|9080|v1|reviews", "10.0.0.1:1", "10.0.0.2:2", "")
-    text = format_entry(line, **(values | changes))
+    values |= {k: v for k, v in changes.items() if k in values}
+    text = format_entry(line_format(facts), **values)
     assert text.endswith(b"}\n") and text.count(b"\n") == 1 and text.isascii()
     loaded: dict[str, Any] = json.loads(text)
     return loaded
@@ -57,7 +65,7 @@ def test_missing_values_are_a_dash() -> None:
 
 
 def test_constants_are_escaped_for_both_formats() -> None:
-    line = entry(Line('100% "x"', "%s%(a)d", "l", "r", "sni\\"))
+    line = entry(route_name='100% "x"', upstream_cluster="%s%(a)d", server_name="sni\\")
     assert line["route_name"] == '100% "x"'
     assert line["upstream_cluster"] == "%s%(a)d"
     assert line["requested_server_name"] == "sni\\"

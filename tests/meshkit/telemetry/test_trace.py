@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from meshkit.telemetry.trace import (
+    RequestIds,
     child_traceparent,
-    new_request_id,
     new_traceparent,
     parse_traceparent,
     valid_request_id,
@@ -21,7 +21,8 @@ SPAN = b"b7ad6b7169203331"
 
 def test_request_ids_are_uuids_of_version_4() -> None:
     random = Random(1)
-    ids = {new_request_id(random) for _ in range(1000)}
+    source = RequestIds(random)
+    ids = {source.new() for _ in range(1000)}
     assert len(ids) == 1000
     for request_id in ids:
         assert UUID(request_id.decode()).version == 4
