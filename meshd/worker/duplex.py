@@ -150,8 +150,8 @@ class Stream(Edges):
             while not self.writable:
                 yield from self._park_reader(WRITE_EDGE)
         elif not self.readable:
-            self._check_open()
             while not bool(self.readable):  # set by on_events, unseen by mypy
+                self._check_open()
                 if self.reader is not None:
                     raise RuntimeError("another fiber waits to read this stream")
                 self.credit = BURST
