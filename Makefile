@@ -6,6 +6,11 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+BENCH_VENV   ?= .venv-bench
+BENCH_PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+                  2>/dev/null && echo /usr/bin/python3 || echo $(PYTHON))
+BENCH_PIP     = $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet
+
 .PHONY: demo test check bench parts docs clean
 
 demo: $(VENV)/.run
@@ -27,8 +32,10 @@ docs: $(VENV)/.dev
 	@$(BIN)/python -m meshkit.model.docs > docs/fields.md
 	@$(BIN)/python -m meshctl.tree > docs/cli.md
 
-bench: $(VENV)/.bench parts
-	@$(BIN)/python -m bench $(ARGS)
+# Measured on the interpreter that hosts run, in an environment of its own: a Python
+# built without profile-guided optimization costs about 30 % more CPU.
+bench: parts $(BENCH_VENV)/.ready
+	@$(BENCH_VENV)/bin/python -m bench $(ARGS)
 
 parts: $(VENV)/.dev
 	@$(BIN)/python tests/parts/install.py
@@ -51,9 +58,12 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	@$(PIP) install -r requirements-dev.txt
 	@touch $@
 
-$(VENV)/.bench: requirements-bench.txt $(VENV)/.dev
-	@$(PIP) install -r requirements-bench.txt
+$(BENCH_VENV)/.ready: requirements-bench.txt requirements.txt setup.cfg
+	@echo "installing what the benchmark needs into $(BENCH_VENV), for $(BENCH_PYTHON) ..."
+	@$(BENCH_PYTHON) -m venv --clear $(BENCH_VENV)
+	@$(BENCH_PIP) install -r requirements-bench.txt
+	@$(BENCH_PIP) install --no-deps -e .
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .demo .parts bench/out build dist *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) .demo .parts bench/out build dist *.egg-info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import ssl
 import urllib.error
@@ -77,7 +79,7 @@ class LogCount:
         take(peer.logs)
 
     def add(self, requests: int) -> None:
-        """After a load of `requests`: count, and empty the files (all are appended to)."""
+        """After a load of `requests`: count, and empty the files of their lines."""
         self._requests += requests
         for log, lines in take(self._peer.logs).items():
             self._lines[log] += lines
@@ -92,10 +94,16 @@ class LogCount:
 
 
 def take(logs: Iterable[Path]) -> dict[Path, int]:
-    """Lines in each file; the files are empty afterwards."""
+    """Lines in each file; the files are empty afterwards.
+
+    HAProxy drops O_APPEND from its standard output and goes on at its old offset,
+    which leaves a hole in front: it is skipped, not read.
+    """
     counted = {}
     for log in logs:
         with log.open("r+b") as file:
+            with contextlib.suppress(OSError):  # ENXIO: nothing but a hole, or nothing at all
+                os.lseek(file.fileno(), 0, os.SEEK_DATA)
             counted[log] = sum(1 for _ in file)
             file.truncate(0)
     return counted

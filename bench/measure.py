@@ -26,9 +26,7 @@ def _cpu_clock(pid: int) -> int:
 
 def pss_mb(pids: Iterable[int]) -> float:
     """Proportional set size in MB (2^20 bytes): shared pages counted once."""
-    return sum(
-        _pss_kb(Path(f"/proc/{pid}/smaps_rollup").read_text()) for pid in pids
-    ) / 1024
+    return sum(_pss_kb(Path(f"/proc/{pid}/smaps_rollup").read_text()) for pid in pids) / 1024
 
 
 def _pss_kb(rollup: str) -> int:

@@ -61,7 +61,7 @@ class Bench:
         connections: int,
         rounds: int,
         seconds: int,
-        progress: Callable[[int], None] = lambda round_: None,
+        progress: Callable[[str], None] = lambda text: None,
     ) -> list[Result]:
         """One result a peer, in the order of `names`.
 
@@ -72,7 +72,7 @@ class Bench:
         for name in self.names:
             self._load(name, connections, WARM_UP_SECONDS)
         for round_ in range(rounds):
-            progress(round_)
+            progress(f"{connections} connections: round {round_ + 1} of {rounds}")
             for name in rotated(self.names, round_):
                 samples[name].append(self._load(name, connections, seconds))
         results = []

@@ -28,7 +28,7 @@ import trio
 from bench.peers.running import HOST, Running
 from bench.peers.templates import SERVICES
 from bench.processes import LOAD_CPU, PROXY_CPU, BenchError, Processes, free_ports, listening, until
-from ca.client import PolicyClient
+from ca.client import APIError, PolicyClient
 from meshkit import __version__
 from meshkit.model.dump import to_yaml
 from meshkit.names import ServiceName
@@ -38,8 +38,8 @@ DOMAIN = "svc.cluster.local"
 PORT = 9080
 """The port of every service but `svc0`, which has a free one of this machine."""
 
-APPLY_BYTES = 1 << 20
-"""Resources go to the policy server in pieces of about this size; it takes 4 MiB at once."""
+APPLY_BYTES = 512 << 10
+"""Resources go to the policy server in texts of about this size; it takes 1 MiB at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +155,12 @@ class Control:
             return answer
 
     def apply(self, text: str) -> int:
-        """Returns the revision.  Raises APIError with every problem of the text."""
+        """Returns the revision.  Raises BenchError with every problem of the text."""
         documents = [{"source": "bench.yaml", "text": text}]
-        return int(self.post("/v1/apply", {"documents": documents})["revision"])
+        try:
+            return int(self.post("/v1/apply", {"documents": documents})["revision"])
+        except APIError as error:
+            raise BenchError(f"{error.message}: {json.dumps(error.problems)}") from error
 
 
 class Host:
@@ -223,9 +226,7 @@ def status(url: str, host: str = "") -> int:
         return 0
 
 
-def start(
-    folder: Path, backend: int, processes: Processes, size: Size | None = None
-) -> Running:
+def start(folder: Path, backend: int, processes: Processes, size: Size | None = None) -> Running:
     """The whole mesh; returns when a request through it is answered."""
     size = size or Size()
     port, local = free_ports(2)
@@ -265,4 +266,3 @@ def start(
         agents=pids,
         sni=mesh_sni(ServiceName("default", HOST), port, "any", DOMAIN),
     )
-

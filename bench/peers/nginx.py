@@ -39,15 +39,19 @@ def _log(request_id: str) -> str:
     return "'{" + pairs.replace("@ID@", request_id) + "}'"
 
 
+def _server(i: int, port: int, upstream: int) -> str:
+    pool = "keepalive 512; keepalive_requests 1000000000; keepalive_timeout 1h;"
+    return (
+        f"  upstream up{i} {{ server 127.0.0.1:{upstream}; {pool} }}\n"
+        f"  server {{ listen 127.0.0.1:{port}; server_name svc{i};"
+        f" location / {{ proxy_pass https://up{i}; }} }}"
+    )
+
+
 def start(folder: Path, backend: int, processes: Processes) -> Running:
     """Two masters with a worker each."""
     out, inner = free_ports(2)
-    servers = "\n".join(
-        f"  upstream up{i} {{ server 127.0.0.1:{inner}; keepalive 512; "
-        f"keepalive_requests 1000000000; keepalive_timeout 1h; }}\n  server {{ listen 127.0.0.1:{out}; "
-        f"server_name svc{i}; location / {{ proxy_pass https://up{i}; }} }}"
-        for i in range(SERVICES)
-    )
+    servers = "\n".join(_server(i, out, inner) for i in range(SERVICES))
     hops = (
         ("nginx-in.conf", {"IN": inner, "BACKEND": backend, "LOG": _log("$http_x_request_id")}),
         ("nginx-out.conf", {"OUT": out, "SERVERS": servers, "LOG": _log("$request_id")}),

@@ -37,6 +37,7 @@ PACKAGES = {
     "openssl": "openssl",
     "procps": "ps",
 }
+SYSTEM_PYTHON = "/usr/bin/python3"
 CONSUL_SUITE = "bullseye"
 OWN_CONSUL = "put a consul 1.8 or later on PATH"
 
@@ -46,7 +47,19 @@ class Missing(Exception):
 
 
 def missing_packages() -> list[str]:
-    return [package for package, name in PACKAGES.items() if program(name) is None]
+    missing = [package for package, name in PACKAGES.items() if program(name) is None]
+    return missing if makes_environments(SYSTEM_PYTHON) else [*missing, "python3-venv"]
+
+
+def makes_environments(python: str) -> bool:
+    """Whether the system's Python, which `make bench` runs on, can make a venv.
+
+    True where there is no such Python: the benchmark then takes another one.
+    """
+    if not os.access(python, os.X_OK):
+        return True
+    command = [python, "-c", "import venv, ensurepip"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def install_packages(packages: Sequence[str]) -> None:

@@ -21,6 +21,14 @@ def test_a_consul_on_the_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert find.consul_binary() == str(own)
 
 
+def test_a_system_python_without_ensurepip_needs_its_venv_package(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    assert install.makes_environments(str(python))
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    assert not install.makes_environments(str(python))
+
+
 def test_another_user_is_told_in_one_line_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

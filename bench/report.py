@@ -1,0 +1,102 @@
+"""Results as tables, for a terminal and for docs, and as latest.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bench.figures import BASELINE, Quantity, Result, over, ratio
+
+Table = list[list[str]]
+"""Cells; the first row is the head, the first column is text, the others are figures."""
+
+MEASURED = ("peer", "requests/s", "p50 ms", "p99 ms", "CPU µs/request/hop", "PSS MB/hop")
+RATIOS: tuple[tuple[str, Quantity], ...] = (
+    ("CPU", "cpu_us"),
+    ("p99", "p99_ms"),
+    ("requests/s", "rps"),
+)
+
+
+def measured(results: Sequence[Result]) -> Table:
+    """Median (smallest–largest) over the rounds."""
+    table = [list(MEASURED)]
+    for result in results:
+        spreads = (
+            over(result.samples, "rps").text(0),
+            over(result.samples, "p50_ms").text(2),
+            over(result.samples, "p99_ms").text(2),
+            over(result.samples, "cpu_us").text(1),
+        )
+        table.append([result.peer, *spreads, f"{result.pss_mb:.1f}"])
+    return table
+
+
+def ratios(results: Sequence[Result]) -> Table:
+    """Of each peer to the baseline, taken round by round; only the head without baseline."""
+    table = [[f"ratio to {BASELINE}", *(name for name, _ in RATIOS)]]
+    baseline = next((result for result in results if result.peer == BASELINE), None)
+    for result in results:
+        if baseline is None or result is baseline:
+            continue
+        found = [ratio(result.samples, baseline.samples, quantity) for _, quantity in RATIOS]
+        table.append([result.peer, *(s.text(2) if s is not None else "-" for s in found)])
+    return table
+
+
+def agents(results: Iterable[Result]) -> list[str]:
+    """A sentence for each peer whose figures hold agents' work."""
+    return [
+        f"of {result.peer}'s figures, the agents: {over(result.samples, 'agents_us').text(2)} µs "
+        f"and {result.agents_pss_mb:.1f} MB a hop"
+        for result in results
+        if result.agents_pss_mb
+    ]
+
+
+def title(results: Sequence[Result]) -> str:
+    first = results[0]
+    count = len(first.samples)
+    rounds = "1 round" if count == 1 else f"{count} rounds"
+    return f"{first.connections} connections, {first.protocol}, {rounds}"
+
+
+def text(table: Table) -> str:
+    """In columns; one row a line."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for first, *rest in table:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    return "\n".join(lines)
+
+
+def markdown(table: Table) -> str:
+    head, *rows = table
+    rule = ["---", *("---:" for _ in head[1:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def section(results: Sequence[Result]) -> str:
+    """One number of connections, for a terminal."""
+    tables = [text(table) for table in (measured(results), ratios(results)) if len(table) > 1]
+    return "\n\n".join(["", title(results), *tables, *agents(results)])
+
+
+def record(described: Sequence[tuple[str, str]], sections: Iterable[Sequence[Result]]) -> str:
+    """A whole run as Markdown, the machine first."""
+    about = [[name, value] for name, value in described]
+    parts = [markdown([["what", "which"], *about])]
+    for results in sections:
+        parts.append(f"### {title(results)}")
+        parts += [markdown(t) for t in (measured(results), ratios(results)) if len(t) > 1]
+        parts += [f"Of {line.removeprefix('of ')}." for line in agents(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_latest(results: Iterable[Result], file: Path) -> None:
+    """The rows that tools read, over what an earlier run left."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = [result.row() for result in results]
+    file.write_text(json.dumps(rows, indent=1) + "\n")
