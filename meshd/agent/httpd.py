@@ -67,7 +67,9 @@ class Router:
         if handler is not None:
             return await handler(request)
         if any(path == request.path for _, path in self._handlers):
-            return error_reply(405, "method", f"{request.method} is not allowed here", "see docs/meshd.md")
+            return error_reply(
+                405, "method", f"{request.method} is not allowed here", "see docs/meshd.md"
+            )
         known = ", ".join(sorted(path for _, path in self._handlers))
         return error_reply(404, "not_found", f"no {request.path} here", f"paths: {known}")
 
