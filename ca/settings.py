@@ -9,10 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ca.template import LEAF_LIFETIME, MAX_LEAF_LIFETIME, MIN_LEAF_LIFETIME
 from meshkit.identity import spiffe
+from meshkit.model.report import Report
+from meshkit.model.yaml_reader import read
 from meshkit.names import MeshSettings
 
 DEFAULT_STATE = Path("/var/lib/mesh-ca")
@@ -76,11 +76,15 @@ def load_settings(path: Path | None) -> Settings:
     """Read ``mesh-ca.yaml``; the defaults without one.  SettingsError, OSError."""
     if path is None:
         return Settings()
+    report = Report()
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not YAML: {error}", "correct the file") from error
-    if not isinstance(document, dict):
+        documents = read(path.read_text(encoding="utf-8"), str(path), report)
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not text: {error}", "write it in UTF-8") from error
+    for problem in report.problems():
+        raise SettingsError(f"{problem.position}: {problem.message}", problem.remedy)
+    document = documents[0].plain() if documents else {}
+    if len(documents) > 1 or not isinstance(document, dict):
         raise SettingsError(f"{path} is not a map of settings", "write lines such as `listen: …`")
     return change(Settings(), {_field(path, key): value for key, value in document.items()})
 

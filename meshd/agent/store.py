@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from meshd.agent.files import private_folder, read_json, write_atomic, write_json
 from meshd.agent.mesh import mesh_document, mesh_settings
 from meshkit.identity.judge import leaf_identity
-from meshkit.identity.pem import certificates
+from meshkit.identity.pem import belongs, certificates
 from meshkit.identity.rotation import Validity, validity
 from meshkit.names import MeshSettings
 
@@ -72,7 +70,7 @@ def read_identity(name: str, key: bytes, chain: bytes, path: Path) -> Identity:
     try:
         leaf = certificates(chain)[0]
         spiffe = str(leaf_identity(leaf))
-        same = load_pem_private_key(key, None).public_key() == leaf.public_key()
+        same = belongs(key, leaf)
     except Exception as error:  # judge, cryptography and pem each have errors of their own
         raise Unusable(f"{name}: {error}") from error
     if not same:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 MAX_CERTIFICATES = 64
 """A file or message with more is not a chain, nor the roots of one trust domain."""
@@ -25,6 +25,11 @@ def certificates(pem: str | bytes) -> list[x509.Certificate]:
     if not blocks or len(blocks) > MAX_CERTIFICATES:
         raise ValueError(f"expected 1–{MAX_CERTIFICATES} PEM certificates, found {len(blocks)}")
     return [x509.load_pem_x509_certificate(block) for block in blocks]
+
+
+def belongs(key: bytes, leaf: x509.Certificate) -> bool:
+    """Whether a PEM private key is the one of a certificate.  ValueError: no such key."""
+    return load_pem_private_key(key, None).public_key() == leaf.public_key()
 
 
 def to_der(pem: str | bytes) -> list[bytes]:
