@@ -39,7 +39,7 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ("listn: 1", "did you mean listen"),
         ("whatever: 1", "known: stateDir"),
         ("- a", "not a map"),
-        ("a: [", "not YAML"),
+        ("a: [", "not valid YAML"),
         ("listen: 15012", "listen"),
         ("listen: 'host:99999'", "no address"),
         ("names: ca.example.org", "a list"),
