@@ -56,10 +56,14 @@ def agents(results: Iterable[Result]) -> list[str]:
 
 
 def title(results: Sequence[Result]) -> str:
+    """``32 connections, http/1.1, 6 rounds``."""
     first = results[0]
-    count = len(first.samples)
-    rounds = "1 round" if count == 1 else f"{count} rounds"
-    return f"{first.connections} connections, {first.protocol}, {rounds}"
+    connections = _counted(first.connections, "connection")
+    return f"{connections}, {first.protocol}, {_counted(len(first.samples), 'round')}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def text(table: Table) -> str:
@@ -72,10 +76,11 @@ def text(table: Table) -> str:
     return "\n".join(lines)
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Table, rule: str = "---:") -> str:
+    """`rule` aligns every column but the first."""
     head, *rows = table
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+    rules = ["---", *(rule for _ in head[1:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rules, *rows))
 
 
 def section(results: Sequence[Result]) -> str:
@@ -87,7 +92,7 @@ def section(results: Sequence[Result]) -> str:
 def record(described: Sequence[tuple[str, str]], sections: Iterable[Sequence[Result]]) -> str:
     """A whole run as Markdown, the machine first."""
     about = [[name, value] for name, value in described]
-    parts = [markdown([["what", "which"], *about])]
+    parts = [markdown([["what", "which"], *about], "---")]
     for results in sections:
         parts.append(f"### {title(results)}")
         parts += [markdown(t) for t in (measured(results), ratios(results)) if len(t) > 1]
