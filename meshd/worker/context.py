@@ -144,22 +144,39 @@ class WorkerContext:
         sni: str,
     ) -> InboundEntry:
         """The entry to one port of a local application."""
-        key = (workload.id, port)
-        known = self._inbound.get(key)
-        if known is None:
-            header = b"x-baremesh-destination: " + encode_facts(facts_of(workload)) + b"\r\n"
-            known = (self._inbound_action(workload, port), header)
-            self._inbound[key] = known
-        action, header = known
+        action, header = self._inbound_parts(workload, port)
         entry = InboundEntry(
-            self, self.limits, local, remote, action, header if principal else b"", principal, sni
+            *(self, self.limits, local, remote, action, header if principal else b""),
+            *(principal, sni, (workload.id, port.port)),
         )
         if principal:
             cert = f"x-forwarded-client-cert: By={workload.identity};URI={principal}\r\n"
             entry.upstream_extra = cert.encode()
         return entry
 
-    def _inbound_action(self, workload: Workload, port: WorkloadPort) -> Action:
+    def inbound_port(self, workload: str, port: int) -> tuple[Workload, WorkloadPort] | None:
+        """A port of a workload by id and number, as it is now; None: it is gone."""
+        for known in self.config.workloads:
+            if known.id == workload:
+                return next(((known, p) for p in known.ports if p.port == port), None)
+        return None
+
+    def inbound_action(self, workload: Workload, port: WorkloadPort) -> Action:
+        """What is done with the requests to one port of a local application."""
+        return self._inbound_parts(workload, port)[0]
+
+    def _inbound_parts(self, workload: Workload, port: WorkloadPort) -> tuple[Action, bytes]:
+        """The action, and the header line with the workload's facts; made once."""
+        known = self._inbound.get((workload.id, port))
+        if known is None:
+            header = b"x-baremesh-destination: " + encode_facts(facts_of(workload)) + b"\r\n"
+            known = self._inbound[workload.id, port] = (
+                self._new_inbound_action(workload, port),
+                header,
+            )
+        return known
+
+    def _new_inbound_action(self, workload: Workload, port: WorkloadPort) -> Action:
         name = f"inbound|{port.port}||"
         endpoint = Endpoint(port.address, port.target)
         cluster = Cluster(self, ClusterSpec(name, "ROUND_ROBIN", (endpoint,)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from meshd.worker.live import Scope, suffixes
 from meshd.worker.routes import Action, VirtualHost
+from meshkit.http.errors import HTTPError
 from meshkit.http.h1 import RequestHead
 from meshkit.http.limits import Limits
 from meshkit.snapshot.types import EdgeServer
@@ -103,16 +104,36 @@ class InboundEntry(Entry):
         facts_header: bytes,
         principal: str,
         sni: str,
+        place: tuple[str, int],
     ) -> None:
         super().__init__(ctx, limits, local, remote)
         self._action = action
+        self._place = place
+        self._revision = ctx.live.revision
         self.facts_header = facts_header
         self.principal = principal
         self.sni = sni
         self.mesh_peer = bool(principal)
 
     def action(self, head: RequestHead, path: bytes) -> Action:
+        if self._revision != self.ctx.live.revision:
+            self._look_again()
         return self._action
+
+    def _look_again(self) -> None:
+        """After a change: the application may have moved, plaintext may be forbidden.
+
+        A port that is gone is served on as it was: its callers are about to leave.
+        Raises HTTPError, which closes the connection.
+        """
+        self._revision = self.ctx.live.revision
+        now = self.ctx.inbound_port(*self._place)
+        if now is None:
+            return
+        if now[1].mode == "STRICT" and not self.principal:
+            self.ctx.refused("plaintext_under_strict", detail=f"{now[0].id} from {self.remote}")
+            raise HTTPError(403, "plaintext_under_strict", "this port takes mutual TLS only")
+        self._action = self.ctx.inbound_action(*now)
 
 
 class OutboundEntry(Entry):

@@ -107,7 +107,7 @@ class Load:
     def _run(self) -> None:
         while not self._ended.is_set():
             self._note(self._send())
-            time.sleep(self._pause)
+            self._ended.wait(self._pause)
 
     def _note(self, answer: Answer) -> None:
         with self._lock:

@@ -92,7 +92,7 @@ class Mesh:
         for host in idle:
             host.start()
         for host in idle:
-            until(host.ready, f"{host.name} ready\n{host.log_tail()}", GENEROUS)
+            wait_ready(host)
 
     def close(self) -> None:
         left = self._end()
@@ -205,6 +205,15 @@ class Mesh:
     def log(self, host: str) -> str:
         """All that the agent and workers of a host have written."""
         return (self.hosts[host].folder / "log").read_text()
+
+
+def wait_ready(host: Host) -> None:
+    """AssertionError with what is missing and the end of the log, as they are by then."""
+    try:
+        until(host.ready, f"{host.name} ready", GENEROUS)
+    except AssertionError as error:
+        missing = host.probe("/readyz")[1]
+        raise AssertionError(f"{error}: {missing}\n{host.log_tail()}") from None
 
 
 @contextmanager

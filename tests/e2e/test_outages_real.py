@@ -11,7 +11,7 @@ from http.client import HTTPConnection
 import pytest
 
 from tests.e2e.client import Answer, Load, exchange
-from tests.e2e.mesh import GENEROUS, REVIEWS, Mesh
+from tests.e2e.mesh import GENEROUS, REVIEWS, Mesh, wait_ready
 from tests.meshd.agent.rig import Host, until
 
 RULE = """
@@ -83,7 +83,7 @@ def test_without_control_plane_and_consul_traffic_continues_and_restarts(whole: 
         for host in (a, b):
             host.start()
         for host in (a, b):
-            host.wait_ready()
+            wait_ready(host)
     steady.assert_none_failed()
     fresh.assert_none_failed()
     print(f"longest gap {max(steady.gap, fresh.gap):.3f} s over two agents' restarts")
@@ -96,7 +96,7 @@ def test_without_control_plane_and_consul_traffic_continues_and_restarts(whole: 
     for host in (a, b):
         host.start()
     for host in (a, b):
-        host.wait_ready()
+        wait_ready(host)
     until(lambda: whole.call().status == 200, "traffic from disk", GENEROUS)
     assert whole.served_by(20).keys() == {"reviews-v1", "reviews-v2"}
     assert whole.call().json["headers"]["x-rule"] == "before"
@@ -120,7 +120,7 @@ def test_without_control_plane_and_consul_traffic_continues_and_restarts(whole: 
 def test_a_killed_worker_of_the_called_host_costs_no_request(whole: Mesh) -> None:
     b = whole.hosts["b"]
     victim = b.pids()[0]
-    with Load(kept(whole), 2, 0.002) as steady, Load(whole.call, 2) as fresh:
+    with Load(kept(whole), 1, 0.002) as steady, Load(whole.call, 2) as fresh:
         time.sleep(0.5)
         took = replaced(b, victim)
         time.sleep(1.0)
