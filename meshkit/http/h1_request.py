@@ -58,36 +58,21 @@ class RequestHead:
     x-forwarded-client-cert are never in ``headers``: only meshd sets them.
     """
 
-    __slots__ = (
-        "authority",
-        "body",
-        "expect_continue",
-        "facts",
-        "headers",
-        "http10",
-        "keep_alive",
-        "method",
-        "path",
-        "scheme",
-        "target",
-        "trailers_ok",
-        "upgrade",
-    )
+    # Class-level defaults instead of slots: most requests change six of the fourteen.
+    scheme = b""
+    authority = b""
+    body = 0
+    expect_continue = False
+    upgrade = b""
+    trailers_ok = False
+    facts = b""
 
     def __init__(self, method: bytes, target: bytes, http10: bool, headers: list[Field]) -> None:
         self.method = method
-        self.target = target
-        self.path = target
-        self.scheme = b""
-        self.authority = b""
+        self.target = self.path = target
         self.headers = headers
         self.http10 = http10
         self.keep_alive = not http10
-        self.body = 0
-        self.expect_continue = False
-        self.upgrade = b""
-        self.trailers_ok = False
-        self.facts = b""
 
 
 class RequestReader(MessageReader):
@@ -113,16 +98,13 @@ class RequestReader(MessageReader):
             del lines[0]  # one empty line before a request is ignored (RFC 9112 section 2.2)
         if len(raw) > self.limits.field_bytes or len(lines) > self.limits.header_fields:
             self._check_sizes(raw, lines)
-        match = _REQUEST_LINE.fullmatch(lines[0])
-        if match is None:
-            raise self._bad_line(lines[0])
-        method, target, minor = match.groups()
+        method, target, http10 = _lines.get(lines[0]) or self._request_line(lines[0])
         del lines[0]
         try:
             headers, special = self._table.parse(lines)
         except BadField as error:
             raise HTTPError(400, "bad_header", str(error)) from None
-        head = RequestHead(method, target, minor == b"0", headers)
+        head = RequestHead(method, target, http10, headers)
         for code, _name, value, number in special:
             if code == HOST and number > 0 and not head.authority:
                 head.authority = value
@@ -140,6 +122,19 @@ class RequestReader(MessageReader):
         if head.body:
             self._begin_body(head.body)
         return head
+
+    def _request_line(self, line: bytes) -> tuple[bytes, bytes, bool]:
+        """Judge a request line; one that is asked for again and again is remembered."""
+        match = _REQUEST_LINE.fullmatch(line)
+        if match is None:
+            raise self._bad_line(line)
+        method, target, minor = match.groups()
+        parsed = (method, target, minor == b"0")
+        if len(line) <= _LINE_BYTES:
+            if len(_lines) >= _REQUEST_LINES:
+                _lines.clear()
+            _lines[line] = parsed
+        return parsed
 
     def _other_target(self, head: RequestHead) -> None:
         """CONNECT, TRACE, and targets that are not a path (RFC 9112 section 3.2)."""
@@ -163,6 +158,10 @@ class RequestReader(MessageReader):
 
 
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
+_REQUEST_LINES = 1024
+_LINE_BYTES = 128
+"""Request lines remembered, at most 300 kB a process; ids in long targets are not repeated."""
+_lines: dict[bytes, tuple[bytes, bytes, bool]] = {}
 
 
 class _Judge:

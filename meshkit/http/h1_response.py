@@ -45,17 +45,10 @@ class ResponseHead:
     ``headers``: as in `RequestHead`, hop-by-hop fields and Content-Length removed.
     """
 
-    __slots__ = (
-        "body",
-        "facts",
-        "framing",
-        "headers",
-        "http10",
-        "keep_alive",
-        "raw_length",
-        "reason",
-        "status",
-    )
+    body = UNTIL_CLOSE
+    raw_length: int | None = None
+    framing = UNTIL_CLOSE
+    facts = b""
 
     def __init__(self, http10: bool, status: int, reason: bytes, headers: list[Field]) -> None:
         self.status = status
@@ -63,10 +56,6 @@ class ResponseHead:
         self.http10 = http10
         self.headers = headers
         self.keep_alive = not http10
-        self.body = UNTIL_CLOSE
-        self.raw_length: int | None = None
-        self.framing = UNTIL_CLOSE
-        self.facts = b""
 
 
 class ResponseReader(MessageReader):

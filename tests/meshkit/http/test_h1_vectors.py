@@ -67,10 +67,16 @@ def feed(reader: RequestReader | ResponseReader, more: Iterator[bytes], eof: boo
         pytest.fail("the reader wants more than the whole message")
 
 
+def _attributes(head: object) -> dict[str, object]:
+    """What a head says, whether set in it or a default of its class."""
+    names = {n for n in (*vars(type(head)), *vars(head)) if not n.startswith("_")}
+    return {name: getattr(head, name) for name in names}
+
+
 def read_request(reader: RequestReader, more: Iterator[bytes]) -> dict[str, Any]:
     while (head := reader.head()) is None:
         feed(reader, more, False)
-    seen = {name: getattr(head, name) for name in head.__slots__}
+    seen = _attributes(head)
     seen["body"] = body_of(reader, more, False)
     return seen | {"trailers": reader.trailers}
 
@@ -84,7 +90,7 @@ def read_response(
             feed(reader, more, eof)
         else:
             interim.append(head.status)
-    seen = {name: getattr(head, name) for name in head.__slots__}
+    seen = _attributes(head)
     seen["body"] = body_of(reader, more, eof)
     return seen | {"trailers": reader.trailers, "interim": interim}
 
