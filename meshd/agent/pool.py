@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +62,15 @@ class WorkerState:
     connections: int
     restarts: int
     refused: Mapping[str, str]
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The errors themselves, however deep their groups are nested."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
 
 
 class Pool:
@@ -287,8 +296,10 @@ class Pool:
             frames = channel.receive()
             hello = await read_hello(channel, frames)
             await self._admit(hello, pid, channel, frames, nursery)
-        except (OSError, FrameError, trio.ClosedResourceError) as error:
-            self._log.warning("worker_connection_ended", reason=str(error))
+        except* (OSError, FrameError, trio.ClosedResourceError) as group:
+            # A session's tasks fail in groups; none of them may end the agent.
+            reasons = "; ".join(str(error) for error in leaves(group))
+            self._log.warning("worker_connection_ended", reason=reasons)
         finally:
             channel.close()
 

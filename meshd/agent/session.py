@@ -122,7 +122,7 @@ class Session:
         head = frame.header
         match frame.type:
             case "need":
-                await self._send_blobs(head["hashes"])
+                await self._send_blobs(head["revision"], head["hashes"])
             case "ack":
                 self.ledger.ack(head["revision"])
                 self.on_ack(self.index)
@@ -146,13 +146,19 @@ class Session:
         self.log.error("snapshot_refused", worker=self.index, revision=revision, reason=reason)
         self.on_change()
 
-    async def _send_blobs(self, hashes: Iterable[str]) -> None:
-        """From the snapshot that was sent: a newer one may have dropped them."""
-        held = self.ledger.sent.blobs if self.ledger.sent else {}
+    async def _send_blobs(self, revision: str, hashes: Iterable[str]) -> None:
+        """From the snapshot that was sent last.
+
+        A newer map may have crossed the worker's question about the one before.
+        What that one alone had is not wanted any more: the worker asks again.
+        """
+        sent = self.ledger.sent
+        held = sent.blobs if sent else {}
         for ident in hashes:
-            if ident not in held:
+            if ident in held:
+                await self.channel.send(messages.blob(ident, held[ident]))
+            elif sent is None or revision == sent.revision:
                 raise FrameError(f"need: {ident} is not of the revision that was sent")
-            await self.channel.send(messages.blob(ident, held[ident]))
 
     async def _ping(self) -> None:
         while True:

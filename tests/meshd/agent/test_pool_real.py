@@ -216,3 +216,28 @@ def test_a_stranger_with_the_pid_of_a_worker_is_not_adopted(tmp_path: Path) -> N
     assert processes.find(command, 0) is None
     command.pid_file(0).write_text("not a pid")
     assert processes.find(command, 0) is None
+
+
+async def test_a_newer_map_may_cross_a_question_about_the_one_before(runtime: Path) -> None:
+    """Neither the agent nor a worker's connection ends by it."""
+    async with pool_in(runtime) as pool:
+        pool.publish(*snapshot("r0", free_port()))
+        await until(ready(pool, "r0"))
+        sessions = dict(pool._sessions)
+        for number in range(1, 301):
+            pool.publish(*snapshot(f"r{number}", host=f"vm{number}"))
+            await trio.sleep(number % 7 * 0.0002)
+        await until(ready(pool, "r300"))
+        assert pool._sessions == sessions
+
+
+async def test_a_broken_protocol_costs_a_connection_and_not_the_agent(runtime: Path) -> None:
+    async with pool_in(runtime) as pool:
+        pool.publish(*snapshot("r1", free_port()))
+        await until(ready(pool, "r1"))
+        session = pool._sessions[0]
+        # The workers ask for a blob that nobody has: an error inside their sessions.
+        pool.publish(Snapshot("r2", "nobody-has-it", {}, {}), [])
+        await until(lambda: pool._sessions.get(0) is not session)
+        pool.publish(*snapshot("r3", free_port()))
+        await until(ready(pool, "r3"))
