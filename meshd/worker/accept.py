@@ -220,7 +220,7 @@ async def _edge(
     ctx: WorkerContext, spec: ListenerSpec, stream: Stream, local: Address, remote: Address
 ) -> Entry:
     """A gateway's port: the server by SNI where it is TLS, by Host where it is not."""
-    servers = tuple(s for s in ctx.config.edge if s.listener == spec.id)
+    servers = ctx.edge_servers(spec.id)
     chosen = None
     if any(s.certificate for s in servers):
         hello = await _hello(stream)
@@ -234,7 +234,7 @@ async def _edge(
         await _handshake(stream, context)
         ctx.bump("handshakes", side="server")
     limits = ctx.limits_for(spec)
-    return EdgeEntry(ctx, limits, text(local), text(remote), ctx.edge_caller(), servers, chosen)
+    return EdgeEntry(ctx, limits, text(local), text(remote), ctx.edge_caller(), spec.id, chosen)
 
 
 _Kind = Callable[["WorkerContext", ListenerSpec, Stream, Address, Address], Awaitable[Entry]]

@@ -23,6 +23,7 @@ from meshkit.identity.judge import Judge
 from meshkit.snapshot.types import Cluster as ClusterSpec
 from meshkit.snapshot.types import (
     Destination,
+    EdgeServer,
     Endpoint,
     HostConfig,
     ListenerSpec,
@@ -133,6 +134,10 @@ class WorkerContext:
             known = Caller(identity, namespace, facts, header)
             self._callers[""] = known
         return known
+
+    def edge_servers(self, listener: str) -> tuple[EdgeServer, ...]:
+        """The servers of the Gateways on one port."""
+        return tuple(s for s in self.config.edge if s.listener == listener)
 
     def inbound(
         self,

@@ -70,6 +70,8 @@ class Entry:
     mesh_peer = False
     sni = ""
     facts_header = b""
+    who = ""
+    """The other side's identity in telemetry: the peer's inbound, the caller's elsewhere."""
     identity = ""
     """SPIFFE id that connections upstream are made with."""
     caller: Caller | None = None
@@ -111,7 +113,7 @@ class InboundEntry(Entry):
         self._place = place
         self._revision = ctx.live.revision
         self.facts_header = facts_header
-        self.principal = principal
+        self.principal = self.who = principal
         self.sni = sni
         self.mesh_peer = bool(principal)
 
@@ -145,21 +147,31 @@ class OutboundEntry(Entry):
         super().__init__(ctx, limits, local, remote)
         self.caller = caller
         self.upstream_extra = caller.header
-        self.identity = caller.identity
+        self.identity = self.who = caller.identity
+        self.scope = caller.scope
 
     def action(self, head: RequestHead, path: bytes) -> Action:
         if head.scheme == b"https":
             raise Unroutable("host_not_found", "only http:// targets: the mesh adds the TLS")
-        scope = self._scope()
-        known = scope.authorities.get(head.authority)
+        scope = self.ctx.live.scopes.get(self.scope)
+        known = scope.authorities.get(head.authority) if scope is not None else None
         if known is None:
-            name, port = split_authority(head.authority)
-            host = scope.find(name)
-            if host is None:
-                raise Unroutable("host_not_found", name)
-            known = (host, port or default_port(host))
-            scope.remember(head.authority, *known)
-        return self._choose(known[0], known[1], head, path)
+            known = self._learn(head.authority)
+        host, port, only = known
+        if only is not None:  # one route that takes everything: most services
+            return only  # type: ignore[return-value]
+        return self._choose(host, port, head, path)
+
+    def _learn(self, authority: bytes) -> tuple[VirtualHost, int, object]:
+        scope = self._scope()
+        name, port = split_authority(authority)
+        host = scope.find(name)
+        if host is None:
+            raise Unroutable("host_not_found", name)
+        port = port or default_port(host)
+        known = (host, port, host.only(port))
+        scope.remember(authority, *known)
+        return known
 
     def _scope(self) -> Scope[VirtualHost]:
         assert self.caller is not None
@@ -215,11 +227,13 @@ class EdgeEntry(OutboundEntry):
         local: str,
         remote: str,
         caller: Caller,
-        servers: tuple[EdgeServer, ...],
+        listener: str,
         chosen: EdgeServer | None,
     ) -> None:
         super().__init__(ctx, limits, local, remote, caller)
-        self._servers = servers
+        self._listener = listener
+        self._revision = ""
+        self._servers: tuple[EdgeServer, ...] = ()
         self._chosen = chosen
         address = remote.rpartition(":")[0].strip("[]")
         scheme = "https" if chosen is not None and chosen.certificate else "http"
@@ -230,7 +244,7 @@ class EdgeEntry(OutboundEntry):
 
     def action(self, head: RequestHead, path: bytes) -> Action:
         name, _ = split_authority(head.authority)
-        server = pick_server(self._servers, name)
+        server = pick_server(self._known(), name)
         if server is None:
             raise Unroutable("host_not_found", name)
         if self._chosen is not None and server.certificate != self._chosen.certificate:
@@ -242,6 +256,13 @@ class EdgeEntry(OutboundEntry):
         if host is None:
             raise Unroutable("route_not_found", name)
         return self._choose(host, 0, head, path)
+
+    def _known(self) -> tuple[EdgeServer, ...]:
+        """The servers of this port as they are now: the connection may be older."""
+        if self._revision != self.ctx.live.revision:
+            self._revision = self.ctx.live.revision
+            self._servers = self.ctx.edge_servers(self._listener)
+        return self._servers
 
 
 def pick_server(servers: tuple[EdgeServer, ...], host: str) -> EdgeServer | None:
