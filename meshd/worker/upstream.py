@@ -177,16 +177,12 @@ class Pool:
         chain = tuple(stream.peer_chain())
         verdict = ctx.judge.verdict(chain)
         reason = verdict.refusal_at(ctx.wall(), self.accounts)
-        if reason == "unexpected_identity":
-            ctx.refused(reason)
-            expected = " or ".join(sorted(self.accounts))
-            raise ConnectFailed(
-                "secure-naming",
-                f"{self._where()}: {verdict.identity} may not serve it; expected {expected}",
-            )
         if reason:
-            ctx.refused(reason)
             detail = verdict.detail or verdict.identity
+            if reason == "unexpected_identity":
+                expected = " or ".join(sorted(self.accounts))
+                detail = f"{verdict.identity} may not serve it; expected {expected}"
+            ctx.refused(reason, detail=f"{self._where()}: {detail}", sni=self.sni)
             raise ConnectFailed("secure-naming", f"{self._where()}: {reason}: {detail}")
         ctx.remember_tls(stream, chain)
 
