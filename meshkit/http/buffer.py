@@ -31,6 +31,7 @@ class Buffer:
         "_scan",
         "_state",
         "_table",
+        "_tiny",
         "limits",
         "trailers",
     )
@@ -46,6 +47,7 @@ class Buffer:
         self._state = IDLE
         self._remaining = 0
         self._extensions = 0
+        self._tiny = 0
         self._eof = False
 
     @property

@@ -4,6 +4,11 @@
 
 The proxy always writes the coding anew: what two parsers may read differently
 (signs, prefixes, bare LF, extensions) is refused or does not survive it.
+
+A flood of tiny chunks is cheap to send and dear to read, so a request has a
+bucket of them: each tiny chunk adds one (a few, if its size line is an odd one),
+each read and each 64 bytes take some away.  Whoever writes tiny chunks as they
+arise sends each with a write of its own and never fills it.
 """
 
 from __future__ import annotations
@@ -26,6 +31,14 @@ BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
 """A CR, LF or NUL that ends no line."""
 _SMALL = {form % size: size for size in range(1, 256) for form in (b"%x", b"%X")}
 """Size lines of chunks so small that their lines cost more than their data."""
+_TINY = 16
+"""Bytes; chunks smaller than this on average are counted."""
+_ODD = 4
+"""What a small chunk counts that the fast path does not take (zeros in front, extensions)."""
+_FREE = 16
+"""Tiny chunks that each read may bring."""
+_RUN = 512
+"""Tiny chunks between two looks at the bucket."""
 
 
 class ChunkedBuffer(Buffer):
@@ -36,12 +49,16 @@ class ChunkedBuffer(Buffer):
     def _chunked(self, n_max: int) -> bytes | None:
         """Join what chunks are at hand, up to ``n_max`` bytes of data."""
         parts: list[bytes] = []
-        room = n_max
+        room, tiny, before = n_max, 0, len(self._buf) - self._pos
         while room:
             state = self._state
             if state == CHUNK_SIZE:
+                had, known = room, len(parts)
                 room = self._small_chunks(parts, room)
+                tiny += max(0, len(parts) - known - (had - room) // _TINY)
                 more = bool(room) and self._chunk_line()
+                if more and self._remaining < 64 * _ODD:
+                    tiny += _ODD - self._remaining // 64
             elif state == CHUNK_DATA:
                 data = self._take(room, CHUNK_DATA, CHUNK_END) if self._at_hand(parts) else None
                 more = data is not None
@@ -54,11 +71,19 @@ class ChunkedBuffer(Buffer):
                 more = False
                 if self._read_trailers() and not parts:
                     return b""
-            if not more:
+            if not more or tiny > _RUN:
                 break
+        if tiny > _FREE or self._tiny:
+            self._count_tiny(tiny, before - len(self._buf) + self._pos)
         if not parts:
             return None
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _count_tiny(self, tiny: int, size: int) -> None:
+        """Fill the bucket of this message; ``size``: bytes on the wire."""
+        self._tiny = max(0, self._tiny + tiny - _FREE - size // 64)
+        if self._tiny > self.limits.tiny_chunks > 0 and self._fault == 400:
+            raise self.bad("tiny_chunks", "too many chunks of a few bytes")
 
     def _at_hand(self, parts: list[bytes]) -> bool:
         return not parts or self._pos < len(self._buf)
@@ -73,16 +98,17 @@ class ChunkedBuffer(Buffer):
         buf, pos = self._buf, self._pos
         if buf.__class__ is not bytes:
             buf = self._buf = bytes(buf)  # slices must be hashable
-        while True:
+        for _ in range(_RUN):
             end = buf.find(b"\r\n", pos, pos + 4)
             size = _SMALL.get(buf[pos:end], 0) if end > pos else 0
             stop = end + 2 + size
             if not 0 < size <= room or buf[stop : stop + 2] != b"\r\n":
-                self._pos = self._scan = pos
-                return room
+                break
             parts.append(buf[end + 2 : stop])
             room -= size
             pos = stop + 2
+        self._pos = self._scan = pos
+        return room
 
     def _chunk_line(self) -> bool:
         buf, pos = self._buf, self._pos

@@ -73,7 +73,7 @@ class MessageReader(ChunkedBuffer):
             self._remaining = body
             self._state = LENGTH
         elif body == CHUNKED:
-            self._extensions = 0
+            self._extensions = self._tiny = 0
             self._state = CHUNK_SIZE
         elif body == UNTIL_CLOSE:
             self._state = UNTIL_EOF

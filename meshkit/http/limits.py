@@ -31,6 +31,9 @@ class Limits:
     """Size and extensions of one chunk: nobody uses extensions, attackers pad them."""
     chunk_extension_bytes: int = 16 * 1024
     """Extensions of a whole message (net/http's 16 KiB): no free bytes beside the body."""
+    tiny_chunks: int = 8192
+    """Of a request, ahead of what its reads and bytes allow (see `meshkit.http.chunked`):
+    64 KiB of one-byte chunks cost us 300 times what they cost their sender.  0 = no limit."""
     interim_responses: int = 8
     """1xx heads before the final one; an endless series would hold a connection."""
 
@@ -51,25 +54,30 @@ class Limits:
     head_timeout: int = 10
     """From a request's first byte to its head's end, absolute: a slow drip ends here."""
     body_idle: int = 300
-    """Between two reads of one body."""
+    """Between two reads of one body, while the client is waited for; 0 = no limit."""
+    body_rate: int = 0
+    """Bytes a second that a client must send of a body, over `body_rate_seconds`; 0 = off."""
+    body_rate_seconds: int = 30
     request_timeout: int = 0
-    """A whole request; 0 = off (routes have their own timeouts)."""
+    """For a whole request to arrive; 0 = off (routes have their own timeouts)."""
     stream_idle: int = 300
+    """No byte to or from the client while its request is under way; 0 = no limit."""
     keepalive_idle: int = 75
     """Idle between requests (nginx's 75): above every sender's own idle limit."""
     keepalive_requests: int = 0
     """Requests on one connection; 0 = no limit."""
     keepalive_age: int = 3600
-    """After this a connection is closed when idle, so that load spreads again."""
+    """After this, or up to a tenth earlier, the next answer is a connection's last: load
+    spreads again, and not all at once.  0 = no limit."""
     upstream_idle_local: int = 3
     """Idle pooled connection to an application: frameworks close at 5 s (linkerd's 3 s)."""
     upstream_idle_mesh: int = 60
     """Between hosts: always under the receiver's 75 s, or a request races its close."""
 
     listener_connections: int = 0
-    """0 = half of RLIMIT_NOFILE."""
+    """Of one listener in one worker; 0 = only half of RLIMIT_NOFILE for all of them."""
     source_connections: int = 0
-    """From one client address; 0 = no limit."""
+    """From one client address (IPv6: one /64) in one worker; 0 = no limit."""
 
     def override(self, knobs: Mapping[str, int]) -> Limits:
         """A copy with ``knobs`` (camelCase or snake_case → value) replaced.
@@ -107,7 +115,9 @@ GATEWAY = Limits(
     sniff=5,
     handshakes_per_second=50,
     handshakes_burst=200,
+    tiny_chunks=1024,
     body_idle=60,
+    body_rate=240,  # Kestrel's minimum
     request_timeout=300,
     keepalive_requests=1000,
     listener_connections=10_000,

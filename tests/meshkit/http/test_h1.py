@@ -324,3 +324,45 @@ def test_garbage_is_refused_or_waited_for(data: bytes) -> None:
             drain(reader)
         except HTTPError:
             pass
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"1\r\nx\r\n",
+        b"1\r\nx\r\n2\r\nxy\r\n",
+        b"01\r\nx\r\n",
+        b"1;\r\nx\r\n",
+        b"0040\r\n" + b"x" * 64 + b"\r\n",
+    ],
+)
+def test_a_flood_of_tiny_chunks_is_refused(piece: bytes) -> None:
+    reader = reader_of(POST, GATEWAY)
+    assert reader.head() is not None
+    with pytest.raises(HTTPError, match="tiny_chunks"):
+        for _ in range(4):
+            reader.feed(piece * (65536 // len(piece)))
+            while reader.body() is not None:
+                pass
+    assert reader_of(GET, GATEWAY).head() is not None
+
+
+@pytest.mark.parametrize(
+    ("piece", "at_once"),
+    [(b"1\r\nx\r\n", 1), (b"1\r\nx\r\n", 16), (b"28\r\n" + b"x" * 40 + b"\r\n", 1424)],
+)
+def test_small_chunks_as_programs_write_them_are_read(piece: bytes, at_once: int) -> None:
+    """A keystroke a read, a burst of them, lines of 40 bytes as fast as they come."""
+    reader = reader_of(POST, GATEWAY)
+    assert reader.head() is not None
+    for _ in range(200_000 // len(piece * at_once)):
+        reader.feed(piece * at_once)
+        assert reader.body() is not None
+        assert reader.body() is None
+
+
+def test_tiny_chunks_of_a_response_are_the_applications_business() -> None:
+    reader = ResponseReader(GATEWAY)
+    reader.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000)
+    assert reader.head(b"GET") is not None
+    assert sum(len(piece or b"") for piece in drain(reader)) == 10_000
