@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
-import resource
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from meshd.worker.admission import Admission
 from meshd.worker.credentials import Credentials, ders
 from meshd.worker.entry import Caller, InboundEntry
 from meshd.worker.listeners import Listeners
 from meshd.worker.live import Live
 from meshd.worker.log import log
 from meshd.worker.logfile import AccessLog
+from meshd.worker.overload import Overload
 from meshd.worker.record import Recorder
 from meshd.worker.routes import Action, Choice, Cluster, VirtualHost
 from meshd.worker.upstream import Pool
+from meshd.worker.watch import Watch
 from meshkit.http.limits import GATEWAY, MESHD, Limits
 from meshkit.identity.judge import Judge
 from meshkit.snapshot.types import Cluster as ClusterSpec
@@ -34,19 +36,21 @@ from meshkit.snapshot.types import (
     WorkloadPort,
 )
 from meshkit.telemetry.peer import Facts, encode_facts
-from meshkit.telemetry.trace import RequestIds
+from meshkit.telemetry.trace import RequestIds, TraceParents
 
 if TYPE_CHECKING:
     from meshd.counters import CounterFile
     from meshd.worker.downstream import Downstream
-    from meshd.worker.loop import Loop
+    from meshd.worker.loop import Fiber, Loop
     from meshd.worker.stream import Stream
 
 INBOUND_RETRY = RetryPolicy(attempts=2, retry_on=("reset-before-request",))
 """Istio's inbound default: only where the application provably did nothing."""
 
 SWEEP = 1.0
-"""Seconds between looks at idle connections: the shortest limit is 3 s."""
+"""Seconds between looks at all connections: what limits in seconds are precise to."""
+REFUSED_LINES = 50
+"""Refusals a second that are logged one by one."""
 
 PoolKey = tuple[str, str, int, str, frozenset[str]]
 
@@ -59,6 +63,7 @@ class WorkerContext:
         self.wall = time.time
         self.random = random.Random(seed)
         self.request_ids = RequestIds(self.random)
+        self.trace_parents = TraceParents(self.random)
         self.counters = counters
         self.credentials = Credentials()
         self.judge = Judge({})
@@ -67,11 +72,13 @@ class WorkerContext:
         self.log = AccessLog(loop, self._log_lost)
         self.limits = MESHD
         self.edge_limits = GATEWAY
-        self.connections = 0
-        self.connection_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        self.admission = Admission()
+        self.overload = Overload(self)
+        self.watch = Watch(self)
         self.draining = False
         self.idle: set[Downstream] = set()
         """Connections between two requests: a drain ends them at once."""
+        self._refused_logged = 0
         self._specs: dict[str, ListenerSpec] = {}
         self._pools: WeakValueDictionary[PoolKey, Pool] = WeakValueDictionary()
         self._open_pools: set[Pool] = set()
@@ -210,8 +217,16 @@ class WorkerContext:
         """The pool has a connection: look after it until it has none."""
         self._open_pools.add(pool)
 
+    @property
+    def connections(self) -> int:
+        """Downstream connections open now."""
+        return self.admission.total
+
     def upstream_connections(self) -> int:
         return sum(pool.open_count for pool in self._open_pools)
+
+    def upstream_idle(self) -> int:
+        return sum(len(pool.idle) for pool in self._open_pools)
 
     # TLS
 
@@ -241,9 +256,19 @@ class WorkerContext:
         self.bump("limit_hits", limit=code)
 
     def refused(self, reason: str, **fields: object) -> None:
-        """A peer was refused: counted by reason, and logged with the detail."""
+        """A peer was refused: counted by reason, and logged with the detail.
+
+        Of a flood, a few lines a second are logged and the rest only counted.
+        """
         self.bump("refusals", reason=reason)
-        log("warning", "refused", reason=reason, **fields)
+        self._refused_logged += 1
+        if self._refused_logged <= REFUSED_LINES:
+            log("warning", "refused", reason=reason, **fields)
+
+    def fiber_failed(self, fiber: Fiber | None, error: BaseException) -> None:
+        """The loop's `on_error`: a mistake of ours ended one fiber, and only that."""
+        self.bump("fiber_errors")
+        log("error", "fiber_failed", fiber=repr(fiber), error=repr(error))
 
     # Life
 
@@ -271,6 +296,13 @@ class WorkerContext:
             pool.sweep(now)
             if not pool.open_count:
                 self._open_pools.discard(pool)
+        self.admission.sweep(now, self.edge_limits)
+        self.overload.sweep()
+        self.watch.sweep(now)
+        self._refused_logged = max(0, self._refused_logged - REFUSED_LINES)
+        if self._refused_logged:
+            log("warning", "refusals_not_logged", count=self._refused_logged)
+            self._refused_logged = 0
         self.recorder.gauges()
         self.loop.call_later(SWEEP, self._sweep)
 

@@ -40,7 +40,7 @@ from meshkit.http.h1 import (
     render_response,
 )
 from meshkit.http.path import canonical
-from meshkit.telemetry.trace import new_traceparent, valid_request_id
+from meshkit.telemetry.trace import valid_request_id
 
 if TYPE_CHECKING:
     from meshd.worker.downstream import Downstream
@@ -99,6 +99,8 @@ class Exchange:
     tries = 0
     deadline = 0.0
     """The route's, on the loop's clock; 0 = none."""
+    overdue = "upstream_timeout"
+    """What is replied when the deadline comes before the answer (see `watch`)."""
     upstream = b"-"
     upstream_local = b"-"
     answered = 0.0
@@ -138,8 +140,8 @@ class Exchange:
             except DeadlineExceeded:
                 if self.status or not self.deadline or self.ctx.loop.now < self.deadline:
                     raise
-                self.failure = "route timeout"
-                await self._reply("upstream_timeout")
+                self.failure = self.failure or "route timeout"
+                await self._reply(self.overdue)
             if down.reader.done:
                 return self.keep
             return self.keep and await self._drain()
@@ -176,9 +178,10 @@ class Exchange:
             extra = b"%bx-request-id: %b\r\n" % (extra, request_id)
         self.request_id = request_id
         if b"traceparent" not in names:
-            extra = b"%btraceparent: %b\r\n" % (extra, new_traceparent(ctx.random))
+            extra = b"%btraceparent: %b\r\n" % (extra, ctx.trace_parents.new())
+        self.headers = head.headers
         if entry.edge:
-            head.headers = [
+            self.headers = [
                 h
                 for h in head.headers
                 if h[0] not in _EDGE_MANAGED and (h[0] != b"x-request-id" or h[1] == request_id)
@@ -240,7 +243,7 @@ class Exchange:
             if conn is None:
                 conn = await pool.open(cluster.connect_timeout)
             head = self.head
-            headers = head.headers
+            headers = self.headers
             for ops in choice.request_ops:
                 headers = ops.apply(headers)
             data = render_request(

@@ -48,8 +48,9 @@ class Scope(Generic[V]):
         self._domain = domain
         self._load = load
         self._known: dict[str, V | None] = {}
-        self.authorities: dict[bytes, tuple[V, int]] = {}
-        """Host fields as sent → virtual host and port: filled by the entries, bounded here."""
+        self.authorities: dict[bytes, tuple[V, int, object]] = {}
+        """Host fields as sent → virtual host, port, and its action where there is but one:
+        filled by the entries, bounded here."""
 
     def find(self, host: str) -> V | None:
         """The virtual host for a lower-case name without a port; None: no route."""
@@ -64,11 +65,11 @@ class Scope(Generic[V]):
         self._known[host] = found
         return found
 
-    def remember(self, authority: bytes, host: V, port: int) -> None:
+    def remember(self, authority: bytes, host: V, port: int, only: object) -> None:
         """Spare the next request with these very bytes the look-up."""
         if len(self.authorities) >= MAX_AUTHORITIES:
             self.authorities.clear()
-        self.authorities[authority] = (host, port)
+        self.authorities[authority] = (host, port, only)
 
     def _key(self, host: str) -> str | None:
         for name in self._spellings(host):

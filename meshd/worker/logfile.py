@@ -26,12 +26,9 @@ class AccessLog:
         self._loop = loop
         self._lost = lost
         self._fd: int | None = None
+        self.enabled = False
         self._lines: list[bytes] = []
         self._waiting = False
-
-    @property
-    def enabled(self) -> bool:
-        return self._fd is not None
 
     def use(self, fd: int | None) -> None:
         """Write to `fd` from now on (ours to close); None = the log is off."""
@@ -39,6 +36,7 @@ class AccessLog:
         if self._fd is not None:
             os.close(self._fd)
         self._fd = fd
+        self.enabled = fd is not None
 
     def add(self, line: bytes) -> None:
         """One whole line with its end."""

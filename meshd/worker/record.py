@@ -57,8 +57,7 @@ class Recorder:
         """Count and log a finished request."""
         entry, action = x.entry, x.action
         duration = (monotonic() - x.started) * 1000.0
-        caller = entry.caller
-        who = entry.principal if caller is None else caller.identity
+        who = entry.who
         key = (who, x.peer_facts, x.status, x.flags)
         known = self._unrouted if action is None else action.series
         series = known.get(key)
@@ -190,6 +189,8 @@ class Recorder:
         self._gauge("meshd_connections", ctx.connections)
         self._gauge("meshd_fibers", len(ctx.loop.fibers))
         self._gauge("meshd_upstream_connections", ctx.upstream_connections())
+        self._gauge("meshd_upstream_idle_connections", ctx.upstream_idle())
+        self._gauge("meshd_requests_in_flight", ctx.watch.in_flight)
 
     def _gauge(self, name: str, value: int) -> None:
         offset = self._plain.get((name,))

@@ -141,6 +141,13 @@ class VirtualHost:
     def ports(self) -> Sequence[int]:
         return list(self._tables)
 
+    def only(self, port: int) -> Action | None:
+        """The action of every request to a port, if its first route takes all."""
+        table = self._tables.get(port) or self._tables.get(0)
+        if table is None or table.always is None:
+            return None
+        return self._actions[id(table.always)]
+
     def find(
         self, port: int, method: bytes, path: bytes, authority: bytes, headers: list[Header]
     ) -> Action | None:

@@ -46,7 +46,7 @@ _TABLE = FieldTable()
 
 
 class RequestHead:
-    """A request without its body.
+    """A request without its body; read-only, for a reader may give it out again.
 
     ``target`` is as received, ``path`` its origin form with the query (or
     ``*``), ``scheme`` that of an absolute target, else b"".  ``authority`` is
@@ -81,10 +81,12 @@ class RequestReader(MessageReader):
     Every HTTPError it raises means: answer with its status, then close.
     """
 
-    __slots__ = ()
+    __slots__ = ("_last", "_last_head")
 
     def __init__(self, limits: Limits, table: FieldTable = _TABLE) -> None:
         super().__init__(limits, table, 400)
+        self._last: bytes | None = None
+        self._last_head: RequestHead
 
     def head(self) -> RequestHead | None:
         """The next request's head; None = feed more.  Raises HTTPError."""
@@ -93,6 +95,11 @@ class RequestReader(MessageReader):
         raw = self._cut_head()
         if raw is None:
             return None
+        if raw == self._last:
+            head = self._last_head
+            if head.body:
+                self._begin_body(head.body)
+            return head
         lines = raw.split(b"\r\n")
         if not lines[0] and len(lines) > 1:
             del lines[0]  # one empty line before a request is ignored (RFC 9112 section 2.2)
@@ -119,6 +126,8 @@ class RequestReader(MessageReader):
             self._other_target(head)
         elif not head.authority:
             raise HTTPError(400, "no_host", "no Host header")
+        if len(raw) <= _KEPT_BYTES:
+            self._last, self._last_head = raw, head
         if head.body:
             self._begin_body(head.body)
         return head
@@ -158,6 +167,9 @@ class RequestReader(MessageReader):
 
 
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
+_KEPT_BYTES = 1024
+"""The last head of a connection, with what was made of it: clients that poll send the
+same bytes again, and a comparison costs a fiftieth of a judgement.  Heads are read-only."""
 _REQUEST_LINES = 1024
 _LINE_BYTES = 128
 """Request lines remembered, at most 300 kB a process; ids in long targets are not repeated."""

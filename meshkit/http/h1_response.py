@@ -31,11 +31,13 @@ from meshkit.http.limits import Limits
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
 _STATUS_LINES = 256
+_KEPT_BYTES = 1024
+"""As for requests: a busy service's answers within one second are often the same head."""
 _lines: dict[bytes, tuple[bool, int, bytes]] = {}
 
 
 class ResponseHead:
-    """A response without its body.
+    """A response without its body; read-only, for a reader may give it out again.
 
     ``body``: what follows on this connection: 0 none, n bytes, CHUNKED or
     UNTIL_CLOSE.  ``raw_length``: the Content-Length as sent, also after HEAD and
@@ -61,11 +63,13 @@ class ResponseHead:
 class ResponseReader(MessageReader):
     """One per upstream connection.  Its HTTPErrors are 502: answer so, and close it."""
 
-    __slots__ = ("_interim",)
+    __slots__ = ("_interim", "_last", "_last_head")
 
     def __init__(self, limits: Limits, table: FieldTable = _TABLE) -> None:
         super().__init__(limits, table, 502)
         self._interim = 0
+        self._last: bytes | None = None
+        self._last_head: ResponseHead
 
     def head(self, method: bytes) -> ResponseHead | None:
         """The next head for a request with ``method``; None = feed more.
@@ -78,6 +82,11 @@ class ResponseReader(MessageReader):
         raw = self._cut_head()
         if raw is None:
             return None
+        if raw == self._last and method != b"HEAD":
+            self._interim = 0
+            if self._last_head.body:
+                self._begin_body(self._last_head.body)
+            return self._last_head
         lines = raw.split(b"\r\n")
         if len(raw) > self.limits.field_bytes or len(lines) > self.limits.header_fields:
             self._check_sizes(raw, lines)
@@ -90,6 +99,8 @@ class ResponseReader(MessageReader):
         head = ResponseHead(http10, status, reason, headers)
         coding = self._special(head, special) if special else None
         self._frame(head, method, coding)
+        if status >= 200 and method != b"HEAD" and len(raw) <= _KEPT_BYTES:
+            self._last, self._last_head = raw, head
         if head.body:
             self._begin_body(head.body)
         return head

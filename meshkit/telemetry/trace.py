@@ -14,6 +14,7 @@ from random import Random
 from typing import NamedTuple
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_DRAWN = 256
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
@@ -57,6 +58,30 @@ def new_traceparent(random: Random, sampled: bool = False) -> bytes:
         random.getrandbits(64) | 1,
         sampled,
     )
+
+
+class TraceParents:
+    """Parents of traces that begin here, unsampled; drawn many at a time.
+
+    Ids are independent and never all zero, as with `new_traceparent`.
+    """
+
+    __slots__ = ("_at", "_digits", "_random")
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._digits = b""
+        self._at = 0
+
+    def new(self) -> bytes:
+        """55 bytes."""
+        at, digits = self._at, self._digits
+        if at == len(digits):
+            self._digits = digits = self._random.randbytes(_DRAWN * 23).hex().encode()
+            at = 0
+        self._at = at + 46
+        # A leading 1 keeps an id from being all zero; 124 and 60 bits are random enough.
+        return b"00-1%b-1%b-00" % (digits[at : at + 31], digits[at + 31 : at + 46])
 
 
 def parse_traceparent(value: bytes) -> TraceParent | None:

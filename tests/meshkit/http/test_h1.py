@@ -366,3 +366,27 @@ def test_tiny_chunks_of_a_response_are_the_applications_business() -> None:
     reader.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000)
     assert reader.head(b"GET") is not None
     assert sum(len(piece or b"") for piece in drain(reader)) == 10_000
+
+
+def test_the_same_head_again_is_the_same_head_and_its_body_still_follows() -> None:
+    reader = RequestReader(MESHD)
+    raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
+    reader.feed(raw + b"hi" + raw + b"yo" + b"GET / HTTP/1.1\r\nHost: b\r\n\r\n")
+    first = reader.head()
+    assert reader.body() == b"hi"
+    second = reader.head()
+    assert second is first
+    assert reader.body() == b"yo"
+    other = reader.head()
+    assert other is not None and other.authority == b"b"
+
+
+def test_the_same_answer_to_head_has_no_body() -> None:
+    reader = ResponseReader(MESHD)
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    reader.feed(raw + b"hi" + raw + raw + b"yo")
+    for method, body in ((b"GET", 2), (b"HEAD", 0), (b"GET", 2)):
+        head = reader.head(method)
+        assert head is not None and head.body == body
+        while reader.body():
+            pass

@@ -9,6 +9,7 @@ import pytest
 
 from meshkit.telemetry.trace import (
     RequestIds,
+    TraceParents,
     child_traceparent,
     new_traceparent,
     parse_traceparent,
@@ -74,3 +75,12 @@ def test_a_later_version_may_carry_more() -> None:
 def test_valid_request_ids() -> None:
     assert valid_request_id(b"abc-1")
     assert not any(map(valid_request_id, (b"", b"a b", b"\xff", b"x" * 129)))
+
+
+def test_drawn_trace_parents_are_well_formed_and_differ() -> None:
+    source = TraceParents(Random(1))
+    values = [source.new() for _ in range(1000)]
+    assert len({value[3:35] for value in values}) == len({value[36:52] for value in values}) == 1000
+    for value in values:
+        parsed = parse_traceparent(value)
+        assert parsed is not None and not parsed.sampled
