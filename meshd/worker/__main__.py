@@ -11,8 +11,7 @@ from pathlib import Path
 from meshd.counters import CounterFile
 from meshd.worker.context import WorkerContext
 from meshd.worker.control import Control
-from meshd.worker.log import log
-from meshd.worker.loop import Fiber, Loop
+from meshd.worker.loop import Loop
 
 DRAIN_SECONDS = 45.0
 """Istio's default drain duration."""
@@ -34,8 +33,8 @@ def main() -> None:
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     loop = Loop()
-    loop.on_error = _on_error
     ctx = WorkerContext(loop, CounterFile(args.counters, create=True))
+    loop.on_error = ctx.fiber_failed
     control = Control(ctx, args.socket, args.index)
     loop.spawn(control.run(), "control")
     signal.signal(signal.SIGTERM, lambda *_: _drain_soon(loop, ctx))
@@ -51,10 +50,6 @@ def _drain_soon(loop: Loop, ctx: WorkerContext) -> None:
     """From a signal handler: between two fibers, and at once."""
     loop.call_later(0, ctx.drain, DRAIN_SECONDS)
     loop.wake()
-
-
-def _on_error(fiber: Fiber | None, error: BaseException) -> None:
-    log("error", "fiber_failed", fiber=repr(fiber), error=repr(error))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from meshd.worker.admission import source_of
 from meshd.worker.credentials import NoCredentials
 from meshd.worker.downstream import Downstream
 from meshd.worker.entry import (
@@ -53,19 +54,28 @@ def text(address: tuple[object, ...]) -> str:
     return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
 
 
-async def serve(ctx: WorkerContext, spec: ListenerSpec, sock: socket.socket) -> None:
-    """The fiber of one accepted connection, whatever its listener's kind."""
-    stream = Stream(ctx.loop, sock)
+class OverLimit(Exception):
+    """Close this connection: it is beyond a limit.  Counted, never logged: floods end here."""
+
+
+async def serve(ctx: WorkerContext, spec: ListenerSpec, sock: socket.socket, source: str) -> None:
+    """The fiber of one connection that was admitted, whatever its listener's kind."""
+    stream = None
     fiber = ctx.loop.current
-    ctx.connections += 1
     try:
         try:
+            stream = Stream(ctx.loop, sock)
             local, remote = sock.getsockname(), sock.getpeername()
             fiber.expires = ctx.loop.now + ctx.limits_for(spec).tls_handshake
             ctx.loop.arm(fiber)
             entry = await _KINDS[spec.kind](ctx, spec, stream, local, remote)
             fiber.expires = 0.0
+        except OverLimit as error:
+            ctx.limit(str(error))
+            return
         except NotServed as error:
+            if stream is None or stream.closed:
+                return  # to make room for a newer one
             ctx.refused(error.reason, detail=error.detail, listener=spec.id)
             if error.reset:
                 stream.abort()
@@ -77,10 +87,23 @@ async def serve(ctx: WorkerContext, spec: ListenerSpec, sock: socket.socket) -> 
             return  # gone before it said anything
         await Downstream(ctx, stream, entry).run()
     finally:
-        ctx.connections -= 1
-        ctx.forget_tls(stream)
-        if not stream.closed:
+        ctx.admission.leave(spec, source)
+        if stream is None:
+            sock.close()
+        else:
+            ctx.admission.handshaken(stream)
+            ctx.forget_tls(stream)
             stream.close()
+
+
+def _begin_tls(ctx: WorkerContext, spec: ListenerSpec, stream: Stream, remote: Address) -> None:
+    """A handshake costs more CPU than any request.  Raises OverLimit."""
+    limits = ctx.limits_for(spec)
+    hit = ctx.admission.handshake(stream, source_of(remote[0]), limits, ctx.loop.now)
+    if hit == "unfinished_handshakes":
+        ctx.limit(hit)
+    elif hit:
+        raise OverLimit(hit)
 
 
 async def _hello(stream: Stream) -> ClientHello:
@@ -106,18 +129,23 @@ async def _hello(stream: Stream) -> ClientHello:
         await stream.wait_readable()
 
 
-async def _handshake(stream: Stream, context: ssl.SSLContext) -> None:
+async def _handshake(ctx: WorkerContext, stream: Stream, context: ssl.SSLContext) -> None:
     stream.readable = True  # the ClientHello is still in the socket
     try:
         await start_tls(stream, context, server_side=True)
     except OSError as error:
+        if not stream.closed:
+            ctx.bump("handshake_failures", side="server", reason=tls_reason(error))
         raise NotServed("handshake_failed", tls_reason(error)) from error
+    ctx.admission.handshaken(stream)
+    ctx.bump("handshakes", side="server")
 
 
 async def _mesh(
     ctx: WorkerContext, spec: ListenerSpec, stream: Stream, local: Address, remote: Address
 ) -> Entry:
     """mTLS from another host: SNI names the service port, the certificate the caller."""
+    _begin_tls(ctx, spec, stream, remote)
     hello = await _hello(stream)
     if hello.sni is None:
         raise NotServed("no_sni", "the client names no service")
@@ -128,14 +156,13 @@ async def _mesh(
         context = ctx.credentials.mesh_server(workload.identity)
     except NoCredentials as error:
         raise NotServed("no_credentials", str(error)) from error
-    await _handshake(stream, context)
+    await _handshake(ctx, stream, context)
     chain = tuple(stream.peer_chain())
     verdict = ctx.judge.verdict(chain)
     reason = verdict.refusal_at(ctx.wall())
     if reason:
         raise NotServed(reason, verdict.detail or verdict.identity)
     ctx.remember_tls(stream, chain)
-    ctx.bump("handshakes", side="server")
     return ctx.inbound(workload, port, text(local), text(remote), verdict.identity, hello.sni)
 
 
@@ -223,6 +250,7 @@ async def _edge(
     servers = ctx.edge_servers(spec.id)
     chosen = None
     if any(s.certificate for s in servers):
+        _begin_tls(ctx, spec, stream, remote)
         hello = await _hello(stream)
         chosen = pick_server(tuple(s for s in servers if s.certificate), (hello.sni or "").lower())
         if chosen is None:
@@ -231,8 +259,7 @@ async def _edge(
             context = ctx.credentials.edge_server(chosen.certificate, chosen.min_protocol_version)
         except NoCredentials as error:
             raise NotServed("no_credentials", str(error)) from error
-        await _handshake(stream, context)
-        ctx.bump("handshakes", side="server")
+        await _handshake(ctx, stream, context)
     limits = ctx.limits_for(spec)
     return EdgeEntry(ctx, limits, text(local), text(remote), ctx.edge_caller(), spec.id, chosen)
 

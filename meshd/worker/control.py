@@ -13,6 +13,7 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING
 
+from meshd.worker.listeners import OWN
 from meshd.worker.live import Refused
 from meshd.worker.log import log
 from meshd.worker.loop import Fiber
@@ -153,7 +154,8 @@ class Control:
             case "accesslog":
                 ctx.log.use(fds[0] if fds else None)
             case "listener":
-                ctx.listeners.add(header["id"], fds[0], header["lent"])
+                owner = header.get("owner", 0) if header["lent"] else OWN
+                ctx.listeners.add(header["id"], fds[0], owner)
             case "close":
                 ctx.listeners.remove(header["id"], header["lent"])
             case "map":
@@ -190,9 +192,11 @@ class Control:
             if not live.switch():
                 return
         except Refused as error:
+            self._ctx.bump("snapshot_refusals")
             await channel.send(messages.refuse(revision, str(error)))
             return
         self._ctx.configured()
+        self._ctx.bump("snapshots")
         await channel.send(messages.ack(live.revision))
 
     async def tell(self, data: bytes) -> None:

@@ -12,10 +12,12 @@ measured; where the code is longer or plainer than it could be, that is why.
 
 from __future__ import annotations
 
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from meshd.worker.edges import StreamClosed
+from meshd.worker.entry import refusing
 from meshd.worker.exchange import DRAIN_BYTES, Exchange
 from meshd.worker.loop import DeadlineExceeded
 from meshkit.http.errors import REPLY_HEADERS, STATUS_TEXT, reply_body
@@ -33,7 +35,10 @@ REFUSAL_SECONDS = 2.0
 class Downstream:
     """Serves one accepted (and already secured) connection until it ends."""
 
-    __slots__ = ("ctx", "entry", "fiber", "reader", "served", "stream")
+    __slots__ = (
+        *("budget", "ctx", "ending", "entry", "exchange", "fiber", "reader", "served", "stream"),
+        "until",
+    )
 
     def __init__(self, ctx: WorkerContext, stream: Stream, entry: Entry) -> None:
         self.ctx = ctx
@@ -42,11 +47,20 @@ class Downstream:
         self.reader = RequestReader(entry.limits)
         self.fiber = ctx.loop.current
         self.served = 0
+        self.budget = 0
+        """The request that has so many before it is the last; `Watch.add` sets it."""
+        self.until = inf
+        """When the connection is old, on the loop's clock."""
+        self.ending = "keepalive_requests"
+        """The limit that makes a request the last."""
+        self.exchange: Exchange | None = None
+        """The request under way."""
 
     async def run(self) -> None:
         """Serve until the peer, a limit, an error or a drain ends the connection."""
         ctx, reader, fiber = self.ctx, self.reader, self.fiber
         idle = self.entry.limits.keepalive_idle
+        ctx.watch.add(self)
         try:
             while True:
                 if not reader.pending():
@@ -57,8 +71,13 @@ class Downstream:
                     break
                 # The body's idle limit and the route's own deadline replace it.
                 fiber.expires = 0.0
-                if not await Exchange(self, head, monotonic()).run():
+                # No local name for it: an idle connection would keep its last request alive.
+                self.exchange = Exchange(self, head, monotonic())
+                if self.served >= self.budget:
+                    self._last(self.exchange)
+                if not await self.exchange.run():
                     break
+                self.exchange = None
                 self.served += 1
         except HTTPError as error:
             self.ctx.record_refusal(self.entry, error)
@@ -68,13 +87,30 @@ class Downstream:
                 late = HTTPError(408, "head_timeout", "the request did not arrive in time")
                 self.ctx.record_refusal(self.entry, late)
                 await self.refuse(late)
+            else:
+                self.ctx.limit("keepalive_idle")
         except StreamClosed:
             pass  # closed from our side, to drain
         except OSError:
             self.ctx.bump("downstream_resets")
         finally:
-            self.ctx.idle.discard(self)
+            self.exchange = None
+            ctx.idle.discard(self)
+            ctx.watch.remove(self)
             self.stream.close()
+
+    def end_soon(self, limit: str) -> None:
+        """Make the next answer the last."""
+        self.budget = 0
+        self.ending = limit
+
+    def _last(self, x: Exchange) -> None:
+        if self.ctx.overload.level > 1:
+            self.ctx.limit("overload_refused")
+            x.entry = refusing(self.entry, "overloaded")
+        elif x.keep:
+            self.ctx.limit(self.ending)
+        x.keep = False
 
     def leave(self) -> None:
         """Called while idle, to drain: close now, nothing is under way."""
@@ -83,7 +119,11 @@ class Downstream:
     async def _head(self) -> RequestHead | None:
         """The next request head; None when the peer is done or the mesh drains."""
         stream, reader = self.stream, self.reader
-        head = reader.head() if reader.pending() else None
+        head = None
+        if reader.pending():
+            head = reader.head()
+            if head is None:
+                self._limit_head()
         while head is None:
             data = stream.try_recv()
             if data is None:
@@ -102,10 +142,13 @@ class Downstream:
                 reader.feed(data)
                 head = reader.head()
                 if first and head is None:
-                    # From the first byte on the whole head has an absolute deadline.
-                    self.fiber.expires = self.ctx.loop.now + self.entry.limits.head_timeout
-                    self.ctx.loop.arm(self.fiber)
+                    self._limit_head()
         return head
+
+    def _limit_head(self) -> None:
+        """From the first byte on the whole head has an absolute deadline."""
+        self.fiber.expires = self.ctx.loop.now + self.entry.limits.head_timeout
+        self.ctx.loop.arm(self.fiber)
 
     async def refuse(self, error: HTTPError) -> None:
         """Bytes that are no request: one answer, one counter, and the end."""

@@ -8,6 +8,7 @@ limits, hosts of its servers, and the client's address from the peer.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 from meshd.worker.live import Scope, suffixes
@@ -88,6 +89,17 @@ class Entry:
     def action(self, head: RequestHead, path: bytes) -> Action:
         """The route of a request; raises Unroutable."""
         raise Unroutable(self.refusal)
+
+
+def refusing(entry: Entry, reason: str) -> Entry:
+    """The same entry, but every request is answered with this key of REPLIES."""
+
+    def action(head: RequestHead, path: bytes) -> Action:
+        raise Unroutable(reason)
+
+    other = copy(entry)
+    other.action = action  # type: ignore[method-assign]
+    return other
 
 
 class InboundEntry(Entry):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from meshd.worker.edges import StreamClosed
@@ -33,11 +34,17 @@ class Listener:
     """Accepts for one fiber. `sock` stays its owner's, who closes it after `close`.
 
     `exhausted` counts the pauses for want of descriptors or memory, `accepted` the connections.
+    `paused` is called at each pause.
     """
 
-    __slots__ = ("_credit", "accepted", "closed", "exhausted", "loop", "readable", "sock", "waiter")
+    __slots__ = (
+        *("_credit", "accepted", "closed", "exhausted", "loop", "paused", "readable", "sock"),
+        "waiter",
+    )
 
-    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+    def __init__(
+        self, loop: Loop, sock: socket.socket, paused: Callable[[], object] = lambda: None
+    ) -> None:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it
@@ -45,6 +52,7 @@ class Listener:
         self.sock = sock
         self.accepted = 0
         self.exhausted = 0
+        self.paused = paused
         self.closed = False
         self.readable = True
         self.waiter: Fiber | None = None
@@ -84,6 +92,7 @@ class Listener:
         """No accept, yet no reason to stop: wait a little, or go on. Raises what is neither."""
         if exc.errno in _EXHAUSTED:
             self.exhausted += 1
+            self.paused()
             await self.loop.sleep(PAUSE_SECONDS)  # no edge tells that descriptors are back
         elif exc.errno not in _PASSING:
             raise exc

@@ -21,10 +21,6 @@ from meshkit.http.h1 import ResponseReader
 if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
 
-IDLE_LOCAL = 3.0
-"""To a local application: as short as linkerd's; many servers drop at 5 s."""
-IDLE_MESH = 60.0
-"""Between hosts: under the receiver's 75 s."""
 MAX_AGE = 3600.0
 """A connection is not reused after an hour: certificates and balance move on."""
 
@@ -66,7 +62,6 @@ class Pool:
         "address_text",
         "identity",
         "idle",
-        "idle_limit",
         "open_count",
         "port",
         "sni",
@@ -88,7 +83,6 @@ class Pool:
         self.sni = sni
         self.accounts = accounts
         self.idle: list[Connection] = []
-        self.idle_limit = IDLE_MESH if sni else IDLE_LOCAL
         self.open_count = 0
         self.address_text = f"{address}:{port}".encode()
 
@@ -122,9 +116,11 @@ class Pool:
     def sweep(self, now: float) -> None:
         """Close what has been idle too long or has ended; called every second."""
         keep = []
+        limits = self._ctx.limits
+        idle_limit = limits.upstream_idle_mesh if self.sni else limits.upstream_idle_local
         for conn in self.idle:
             ended = conn.stream.hup or conn.stream.closed
-            if ended or now - conn.idle_since > self.idle_limit:
+            if ended or now - conn.idle_since > idle_limit:
                 self.discard(conn)
             else:
                 keep.append(conn)
@@ -170,6 +166,7 @@ class Pool:
         except NoCredentials as error:
             raise ConnectFailed("no-credentials", str(error)) from error
         except OSError as error:
+            ctx.bump("handshake_failures", side="client", reason=tls_reason(error))
             ctx.refused("upstream_handshake", detail=f"{self._where()}: {tls_reason(error)}")
             raise ConnectFailed(
                 "connect-failure", f"{self._where()}: TLS: {tls_reason(error)}"

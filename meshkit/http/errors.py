@@ -52,6 +52,7 @@ REPLIES: dict[str, Reply] = {
     "upstream_timeout": Reply(504, "UT", "the service did not answer in time"),
     "request_timeout": Reply(408, "-", "the request did not arrive in time"),
     "stream_idle_timeout": Reply(408, "SI", "nothing was sent for too long"),
+    "upstream_idle_timeout": Reply(504, "SI", "the service sent nothing for too long"),
     "downstream_protocol_error": Reply(400, "DPE", "the request is not valid HTTP"),
     "upgrade_not_supported": Reply(501, "-", "this upgrade is not supported"),
     "method_not_allowed": Reply(405, "DPE", "CONNECT and TRACE are not served"),

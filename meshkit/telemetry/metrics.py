@@ -20,8 +20,6 @@ DURATION_BOUNDS: tuple[float, ...] = (
     *(300_000, 600_000, 1_800_000, 3_600_000),
 )
 """Milliseconds; the bounds of Envoy's histograms, which Istio exports."""
-SIZE_BOUNDS = DURATION_BOUNDS
-"""Bytes; Envoy has one set of bounds for all histograms."""
 
 _SIDES = ("source", "destination")
 _FACTS = (
@@ -57,19 +55,15 @@ def _gauge(name: str, text: str, *labels: str) -> Metric:
     return Metric(name, "gauge", text, labels)
 
 
-def _istio(name: str, text: str, bounds: tuple[float, ...]) -> Metric:
-    return Metric(name, "histogram", text, ISTIO_LABELS, bounds)
-
-
 _TABLE = (
     Metric("istio_requests_total", "counter", "HTTP requests handled.", ISTIO_LABELS),
-    _istio(
+    Metric(
         "istio_request_duration_milliseconds",
+        "histogram",
         "From the request's head to the response's end, milliseconds.",
+        ISTIO_LABELS,
         DURATION_BOUNDS,
     ),
-    _istio("istio_request_bytes", "Request body sizes, bytes.", SIZE_BOUNDS),
-    _istio("istio_response_bytes", "Response body sizes, bytes.", SIZE_BOUNDS),
     _counter("meshd_connections_total", "Connections accepted.", "listener"),
     _gauge("meshd_connections", "Connections open now."),
     _counter("meshd_connections_refused_total", "Connections closed at accept.", "reason"),
@@ -90,9 +84,9 @@ _TABLE = (
     _counter("meshd_access_log_dropped_total", "Access-log lines dropped: the log is too slow."),
     _counter("meshd_fiber_errors_total", "Fibers that ended with an unexpected error."),
     _gauge("meshd_fibers", "Fibers alive in workers now."),
-    _gauge("meshd_requests_in_flight", "Requests being served now."),
+    _gauge("meshd_requests_in_flight", "Requests being served when last looked at."),
     _counter("meshd_snapshots_total", "Configuration revisions switched to by workers."),
-    _counter("meshd_snapshot_refusals_total", "Configuration revisions refused.", "by"),
+    _counter("meshd_snapshot_refusals_total", "Configuration revisions that workers refused."),
     _counter("meshd_series_overflow_total", "Counts whose own series found no room."),
     _gauge("meshd_build_info", "1, with the version as a label.", "version"),
     _gauge("meshd_ready", "1 when requests are served through a worker."),

@@ -58,3 +58,12 @@ def test_check_tells_a_stale_page(tmp_path: Path, capsys: pytest.CaptureFixture[
     page.write_text(render())
     assert main(["--check", str(page)]) == 0
     assert main(["--wrong"]) == 2
+
+
+def test_every_metric_is_used_somewhere() -> None:
+    """Workers name a counter without its prefix and suffix: ``ctx.bump("retries")``."""
+    folders = [ROOT / "meshd", ROOT / "gateway", ROOT / "ca"]
+    code = "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
+    for name in METRICS:
+        short = re.escape(name.removeprefix("meshd_").removesuffix("_total"))
+        assert f'"{name}"' in code or re.search(rf'bump\(\s*"{short}"', code), name
