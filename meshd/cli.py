@@ -58,7 +58,7 @@ def make_cli(role: Role, name: str, about: str, edge: EdgeFactory | None = None)
         services = _services(config)
         for warning in services.warnings:
             click.echo(str(warning), err=True)
-        click.echo(f"{config_path}: valid; {len(services.services)} local services")
+        click.echo(f"{config_path}: valid; {_count(config, services)}")
 
     @group.command()
     def version() -> None:
@@ -66,6 +66,12 @@ def make_cli(role: Role, name: str, about: str, edge: EdgeFactory | None = None)
         click.echo(f"{name} {__version__}")
 
     return group
+
+
+def _count(config: AgentConfig, services: HostServices) -> str:
+    if config.services is None:
+        return "no services of its own"
+    return f"{len(services.services)} local services in {config.services}"
 
 
 def _load(path: Path, role: Role) -> AgentConfig:
@@ -95,6 +101,7 @@ def _run(config: AgentConfig, own_workers: bool, edge: EdgeFactory | None) -> in
 
     from meshd.agent.connect import Connections
     from meshd.agent.lock import Locked
+    from meshd.agent.remedies import cannot_run
     from meshd.agent.run import run_agent
 
     async def main() -> None:
@@ -105,10 +112,16 @@ def _run(config: AgentConfig, own_workers: bool, edge: EdgeFactory | None) -> in
         trio.run(main)
     except ConfigError as error:
         return _refuse(error)
-    except (Locked, OSError) as error:
-        click.echo(f"{config.role}: {error}", err=True)
-        return LOCKED if isinstance(error, Locked) else FAILED
+    except Locked as error:
+        return _end(config, str(error), LOCKED)
+    except OSError as error:
+        return _end(config, cannot_run(config, error), FAILED)
     return 0
+
+
+def _end(config: AgentConfig, why: str, status: int) -> int:
+    click.echo(f"{config.role}: {why}", err=True)
+    return status
 
 
 main = make_cli("meshd", "meshd", "The agent of one host of the mesh.")

@@ -32,6 +32,7 @@ DEFAULT_PATHS: Mapping[Role, Path] = {
 }
 MAX_WORKERS = 256
 HOLD_EMPTY = 60.0
+MAX_SOCKET_PATH = 107
 
 
 class ConfigError(Exception):
@@ -147,6 +148,14 @@ def path(text: str, spot: Spot) -> Any:
     return (Path(spot.value.source).parent / text).absolute()
 
 
+def socket_folder(text: str, spot: Spot) -> Any:
+    """A path whose sockets the kernel can name (unix(7): 107 bytes)."""
+    folder: Path = path(text, spot)
+    if len(os.fsencode(folder / "worker.sock")) <= MAX_SOCKET_PATH:
+        return folder
+    return spot.error(f"{folder} is too long for the sockets in it", "choose a shorter path")
+
+
 def user(text: str, spot: Spot) -> Any:
     """A Unix user's name or number → uid."""
     uid = uid_of(text)
@@ -233,7 +242,7 @@ _COMMON = (
     Field("meshPort", PORT),
     Field("metrics", _BIND),
     Field("workers", Int(1, MAX_WORKERS)),
-    Field("runtimeDir", _PATH),
+    Field("runtimeDir", String("a path", socket_folder)),
     Field("stateDir", _PATH),
     Field("controlPlane", _CONTROL, required=True),
     Field("discovery", _DISCOVERY),
@@ -337,5 +346,7 @@ def read_text(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         where = Position(str(file), 1, 1)
-        remedy = "check the path and its rights"
+        remedy = "check its rights"
+        if isinstance(error, FileNotFoundError):
+            remedy = "write it as docs/meshd.md says, or name another with --config"
         raise ConfigError([Problem(where, "", f"cannot be read: {why}", remedy, "file")]) from error

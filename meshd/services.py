@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshkit.model.load import load_services
-
 from meshd.config import AgentConfig, ConfigError, read_text, uid_of
+from meshkit.model.load import load_services
 from meshkit.model.problems import NOWHERE, Position, Problem
 from meshkit.model.problems import errors as only_errors
 from meshkit.model.resources import LocalService

@@ -22,6 +22,7 @@ from meshd.agent.httpd import (
     serve_connection,
     text_reply,
 )
+from meshd.agent.remedies import cannot_bind
 from meshd.agent.reports import missing, status
 from meshd.config import Address
 
@@ -95,7 +96,8 @@ async def open_tcp(address: Address) -> trio.SocketListener:
         await sock.bind((address.host, address.port))
     except OSError as error:
         sock.close()
-        raise OSError(error.errno, f"metrics: {address}: {error.strerror}") from error
+        why = cannot_bind(address.host, address.port, error)
+        raise OSError(error.errno, f"metrics: {why}") from error
     sock.listen(128)
     return trio.SocketListener(sock)
 

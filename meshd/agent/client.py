@@ -6,6 +6,7 @@ protocol, so that tests give them a server in memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any, Protocol
 
 from ca.client import APIError, Unreachable
 from meshd.agent.store import Membership
+
+_TOKEN = re.compile(r"bm\d+\.[a-z2-7]+\.[0-9a-f]{64}")
+"""Version, secret, fingerprint of the root (docs/control-plane.md)."""
 
 FAULTS = (APIError, Unreachable)
 """Everything that a call may raise; the next attempt may succeed."""
@@ -82,4 +86,6 @@ def read_token(path: Path | None, host: str) -> str:
         raise NoToken(f"{path}: {error.strerror}; put there the token of `{command}`") from error
     if not token:
         raise NoToken(f"{path} is empty; put there the token of `{command}`")
+    if not _TOKEN.fullmatch(token):
+        raise NoToken(f"{path} holds no join token; put there the whole line of `{command}`")
     return token

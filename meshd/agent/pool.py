@@ -364,6 +364,7 @@ class Pool:
 
     def _lost(self, session: Session) -> None:
         """The connection is over; if the process is too, `_watch` was or will be told."""
+        session.drained.set()
         if self._sessions.get(session.index) is session:
             del self._sessions[session.index]
             self.supervisor.lost(session.index, trio.current_time())

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from meshd.agent.remedies import cannot_bind
+
 BACKLOG = 4096
 """Connections that wait while a worker is replaced (the kernel caps it at somaxconn)."""
 
@@ -143,7 +145,7 @@ class Sockets:
                 probe(want.address, want.port)
             opened = [open_socket(want.address, want.port) for _ in missing]
         except OSError as error:
-            self.faults[want.id] = f"{want.address}:{want.port}: {error.strerror or error}"
+            self.faults[want.id] = cannot_bind(want.address, want.port, error)
             return False
         self._held[want.id] = group | dict(zip(missing, opened, strict=True))
         return True

@@ -92,6 +92,7 @@ def test_all_problems_at_once_with_line_and_nearest_name() -> None:
         ("metrics: localhost:80", "is not address:port"),
         ("proxy: 127.0.0.1:70000", "is not address:port"),
         ("host: a b", "is not a host name"),
+        ("runtimeDir: " + "x" * 100, "too long for the sockets"),
         ("workers: 0", "outside 1..256"),
         ("workerUsers: [no-such-user-here]", 'no user "no-such-user-here"'),
         ("discovery: {kind: static}", "needs its folder"),
