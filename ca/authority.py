@@ -128,10 +128,14 @@ def _settle_mesh(path: Path, wanted: MeshSettings | None) -> MeshSettings:
     known = _read_mesh(path)
     if wanted not in (None, known):
         raise AuthorityError(
-            f"{path.parent} was made for another mesh: {known}, not {wanted}",
+            f"{path.parent} was made for another mesh: {_shown(known)}, not {_shown(wanted)}",
             "use another --state-dir, or the settings that this one was made with",
         )
     return known
+
+
+def _shown(mesh: MeshSettings) -> str:
+    return f"{mesh.trust_domain} ({mesh.domain}, {mesh.root_namespace})"
 
 
 def _read_mesh(path: Path) -> MeshSettings:

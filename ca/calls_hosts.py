@@ -82,13 +82,10 @@ async def join(plane: Plane, call: Call) -> Mapping[str, Any]:
 
 
 def _token_fault(refusal: TokenRefused, host: str) -> Fault:
-    name = host if refusal.fault != "other_host" else "HOST"
-    return Fault(
-        401,
-        f"token_{refusal.fault}",
-        _TOKEN_FAULTS[refusal.fault],
-        f"make a new one: meshctl token create --host {name[:253]} --account NAMESPACE/ACCOUNT",
-    )
+    remedy = f"make a new one: meshctl token create --host {host[:253]} --account NAMESPACE/ACCOUNT"
+    if refusal.fault == "other_host":
+        remedy = f"set host in the daemon's configuration to that name, or {remedy}"
+    return Fault(401, f"token_{refusal.fault}", _TOKEN_FAULTS[refusal.fault], remedy)
 
 
 def mesh_json(plane: Plane) -> dict[str, Any]:

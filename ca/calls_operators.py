@@ -66,7 +66,7 @@ def _host_and_accounts(body: Mapping[str, Any], host: str) -> tuple[str, tuple[E
         accounts = forms.strings(body, "accounts", MAX_ACCOUNTS)
         return check_host(host), merge((), map(parse_entitlement, accounts))
     except NameRefused as error:
-        raise invalid(str(error), "write it as: meshctl token create --help") from None
+        raise invalid(str(error), "`meshctl token create --help` shows the form") from None
 
 
 async def _grant(plane: Plane, host: str, entitlements: Sequence[Entitlement]) -> bool:

@@ -203,7 +203,10 @@ def tls_fault(address: str, error: BaseException) -> Unreachable:
 
 
 def cause_of(error: BaseException) -> str:
+    """What went wrong, in the system's words; of several attempts, that of the last."""
     cause = error.__cause__ or error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[-1]
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return str(cause) or type(cause).__name__

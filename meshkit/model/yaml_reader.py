@@ -213,6 +213,8 @@ class _Builder:
         parts = [part for part in (context, said) if part]
         message = "not valid YAML: " + (", ".join(map(str, parts)) or "it cannot be decoded")
         remedy = "check the indentation, quotes and characters here"
+        if said == "found character that cannot start any token":
+            remedy = "indent with spaces, never tabs, and quote text that begins with @ or `"
         place = where or Position(self._source, 1, 1)
         self._report.add(Problem(place, "", message, remedy, code="yaml"))
 

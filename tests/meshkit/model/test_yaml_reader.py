@@ -157,3 +157,10 @@ def test_problems_are_bounded_and_counted() -> None:
     _, problems = load("a: 1\n" * 1000)
     assert len(problems) == 201
     assert "799 more" in problems[-1].message
+
+
+def test_a_tab_is_called_a_tab() -> None:
+    report = Report()
+    read("metadata:\n\tname: x\n", "a.yaml", report)
+    (problem,) = report.problems()
+    assert str(problem).startswith("a.yaml:2:1: error: not valid YAML") and "tabs" in str(problem)
