@@ -72,7 +72,7 @@ class Mesh:
         raise Failure(
             Exit.CHECK_FAILED,
             f"after {READY_SECONDS:g} s still waiting for {what}",
-            f"the daemons' logs are {self.layout.folder}/*/log",
+            f"look into the daemons' logs, {self.layout.folder}/*/log",
         )
 
     # Bringing it up

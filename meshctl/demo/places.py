@@ -47,9 +47,15 @@ def free_port(address: str, wanted: range = PORTS) -> int:
             return port
     raise Failure(
         Exit.CHECK_FAILED,
-        f"no port of {wanted.start}–{wanted.stop - 1} is free on {address}",
-        "end what listens there (`ss -ltnp`), or choose one: --port N",
+        f"{_ports(wanted)} on {address}",
+        "end what listens there (`ss -ltnp`), or choose another: --port N",
     )
+
+
+def _ports(wanted: range) -> str:
+    if len(wanted) == 1:
+        return f"port {wanted.start} cannot be used"
+    return f"no port of {wanted.start}–{wanted.stop - 1} is free"
 
 
 @dataclass

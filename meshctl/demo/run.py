@@ -42,7 +42,7 @@ async def _step(screen: Screen, title: str, run: Callable[[Say], Awaitable[Verdi
         try:
             verdict = await run(step.say)
         except Failure as fault:
-            verdict = Verdict(False, fault.message, fault.remedy)
+            verdict = Verdict(False, fault.message, remedy=fault.remedy)
             screen.lines(fault.problems)
         step.end(verdict)
 
@@ -170,15 +170,15 @@ def next_steps(layout: Layout) -> list[str]:
     rules, folder = _shown(EXAMPLES), _shown(layout.folder)
     reviews = f"{layout.page}/api/v1/products/1/reviews"
     return [
-        f"open   {layout.page}/productpage   (sign in as test-user)",
-        f"try    curl -s -H 'end-user: test-user' {reviews}",
-        f"       {ctl} status",
-        f"       {ctl} check",
-        f"       {ctl} proxy config a routes",
-        f"       {ctl} apply -f {rules}/virtual-service-canary-90-10.yaml --wait",
-        f"       {ctl} delete pa default --wait",
-        f"       curl -X POST '{_ratings(layout)}/fail?percent=30'",
-        f"logs   {folder}/*/log, {folder}/*/access.log",
+        f"page     {layout.page}/productpage   (sign in as test-user: stars)",
+        f"as JSON  curl -s -H 'end-user: test-user' {reviews}",
+        f"hosts    {ctl} status",
+        f"health   {ctl} check",
+        f"routes   {ctl} proxy config a routes",
+        f"canary   {ctl} apply -f {rules}/virtual-service-canary-90-10.yaml --wait",
+        f"plain    {ctl} delete pa default --wait",
+        f"faults   curl -sX POST '{_ratings(layout)}/fail?percent=30'",
+        f"logs     {folder}/*/log, {folder}/*/access.log",
     ]
 
 
@@ -195,7 +195,7 @@ async def _stay(mesh: Mesh, screen: Screen) -> None:
             await _watch(mesh, screen)
         except Failure as fault:
             screen.lines(fault.problems)
-            screen.finish("Running", Verdict(False, fault.message, fault.remedy))
+            screen.finish("Running", Verdict(False, fault.message, remedy=fault.remedy))
 
 
 async def _watch(mesh: Mesh, screen: Screen) -> NoReturn:

@@ -20,11 +20,12 @@ COLUMNS = ("from", "to", "on host", "req/s", "success", "p50 ms", "p99 ms", "mTL
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a step ended; ``expected`` is said only when it failed."""
+    """How a step ended; ``expected`` and ``remedy`` are said only when it failed."""
 
     ok: bool
     seen: str
     expected: str = ""
+    remedy: str = ""
 
 
 Say = Callable[[str], None]
@@ -103,8 +104,9 @@ class Screen:
             f"[dim]{self.elapsed()}[/dim] {mark} {escape(title)}: {escape(verdict.seen)}",
             soft_wrap=not self.console.is_terminal,
         )
-        if not verdict.ok:
-            self.console.print(f"          expected: {escape(verdict.expected)}", soft_wrap=True)
+        for label, text in (("expected", verdict.expected), ("next", verdict.remedy)):
+            if text and not verdict.ok:
+                self.console.print(f"          {label}: {escape(text)}", soft_wrap=True)
 
     def lines(self, lines: Sequence[str]) -> None:
         for line in lines:

@@ -66,5 +66,5 @@ def test_the_first_free_port_is_taken() -> None:
     with socket.create_server(("127.0.77.1", 0)) as held:
         port = held.getsockname()[1]
         assert free_port("127.0.77.1", range(port, port + 2)) == port + 1
-        with pytest.raises(Failure, match="is free"):
+        with pytest.raises(Failure, match=f"port {port} cannot be used on 127.0.77.1"):
             free_port("127.0.77.1", range(port, port + 1))
