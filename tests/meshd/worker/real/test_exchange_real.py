@@ -205,7 +205,8 @@ def test_no_route_names_the_reason(hosts: Hosts) -> None:
     head, body = hosts.request(get(host="nowhere"))
     assert head.startswith(b"HTTP/1.1 404") and b"host_not_found" in body
     assert entries(hosts)[-1]["response_flags"] == "NR"
-    assert count(hosts, "istio_requests_total", response_code="404", response_flags="NR") == 1
+    labels = {"response_code": "404", "response_flags": "NR"}
+    wait_for(lambda: count(hosts, "istio_requests_total", **labels) == 1)
 
 
 def test_names_of_a_service(hosts: Hosts) -> None:
@@ -374,33 +375,25 @@ def test_upgrade_is_answered_501(hosts: Hosts) -> None:
 
 def test_labels_of_both_reporters(hosts: Hosts) -> None:
     hosts.request(get())
-    assert (
-        count(
-            hosts,
-            "istio_requests_total",
-            reporter="source",
-            source_app="caller",
-            destination_app="app",
-            destination_version="v1",
-            destination_service=HOST,
-            response_code="200",
-            connection_security_policy="unknown",
-        )
-        == 1
-    )
-    assert (
-        count(
-            hosts,
-            "istio_requests_total",
-            side="far",
-            reporter="destination",
-            source_principal=identity("caller"),
-            source_app="caller",
-            destination_principal=identity("app"),
-            connection_security_policy="mutual_tls",
-        )
-        == 1
-    )
+    source = {
+        "reporter": "source",
+        "source_app": "caller",
+        "destination_app": "app",
+        "destination_version": "v1",
+        "destination_service": HOST,
+        "response_code": "200",
+        "connection_security_policy": "unknown",
+    }
+    destination = {
+        "reporter": "destination",
+        "source_principal": identity("caller"),
+        "source_app": "caller",
+        "destination_principal": identity("app"),
+        "connection_security_policy": "mutual_tls",
+    }
+    # A request is recorded after its answer has left.
+    wait_for(lambda: count(hosts, "istio_requests_total", **source) == 1)
+    wait_for(lambda: count(hosts, "istio_requests_total", side="far", **destination) == 1)
 
 
 def test_log_keys_and_ids_agree_on_both_hosts(hosts: Hosts) -> None:
