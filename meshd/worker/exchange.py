@@ -252,7 +252,9 @@ class Exchange:
             if self._payload:
                 data += self._payload
             stream, reader = conn.stream, conn.reader
-            outcome = "reused-reset" if reused else "reset"
+            # Between hosts the peer is a meshd, which always answers: if it died before a byte
+            # came back, a worker was killed, and a new connection is as safe to repeat as an old.
+            outcome = "reused-reset" if reused or pool.sni else "reset"
             taken = stream.try_send(data) if len(data) <= READ else 0
             if taken != len(data):
                 await stream.send_rest(data, taken)
@@ -283,7 +285,11 @@ class Exchange:
                 await self._relay_body(conn, out)
             else:
                 self.bytes_out = len(whole)
-                await self.down.stream.send(out + whole)
+                data = out + whole
+                down = self.down.stream
+                taken = down.try_send(data) if len(data) <= READ else 0
+                if taken != len(data):
+                    await down.send_rest(data, taken)
             self._release(conn, response)
             return None
         except ConnectFailed as error:

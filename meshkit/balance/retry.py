@@ -24,7 +24,8 @@ tls-alert            the peer refused our certificate before any byte (TLS 1.3
 secure-naming        the peer may not serve this service; nothing was sent
 refused-stream       the peer says that it did nothing (REFUSED_STREAM, GOAWAY)
 unsent               the connection died before a byte of the request was taken
-reused-reset         died before a byte of the answer, on a reused connection
+reused-reset         died before a byte of the answer, on a reused connection or
+                     between two meshd (which answer always, or were killed)
 reset                the same on a new connection
 reset-after-bytes    died within the answer
 per-try-timeout      perTryTimeout ran out
