@@ -15,7 +15,7 @@ import trio
 
 from meshd.agent.answers import host_config
 from meshd.agent.context import Agent, Instances
-from meshd.agent.inputs import dump_instances, effective_instances, make_inputs
+from meshd.agent.inputs import dump_instances, effective_instances, is_informed, make_inputs
 from meshd.agent.sockets import Want
 from meshd.agent.timing import Debounce
 from meshkit.model.problems import Problem
@@ -39,6 +39,7 @@ async def compile_snapshots(
     while True:
         await agent.compile.wait_until(memory.expires())
         await _settle(agent, debounce)
+        informed = memory.informed()
         inputs = make_inputs(agent.config, agent.services, agent.policy, memory.instances())
         revision = agent.policy.revision
         snapshot = await _compile(agent, compiler, inputs)
@@ -46,6 +47,7 @@ async def compile_snapshots(
             continue
         if on_compiled is not None:
             on_compiled(agent, compiler)
+        agent.compiled.informed |= informed
         publish(agent, snapshot, revision)
         await memory.save()
 
@@ -109,6 +111,7 @@ class _Memory:
 
     def __init__(self, agent: Agent):
         self._agent = agent
+        self._began = trio.current_time()
         self._connected_at: float | None = None
         self._saved_at = float("-inf")
         self._saved: Instances = {}
@@ -121,9 +124,17 @@ class _Memory:
             self._connected_at = trio.current_time()
         return effective_instances(view, agent.remembered, self._since(), self._hold())
 
+    def informed(self) -> bool:
+        agent = self._agent
+        waited = trio.current_time() - self._began
+        told = bool(agent.policy.epoch)
+        return is_informed(agent.view(), agent.remembered, told, waited, self._hold())
+
     def expires(self) -> float | None:
-        """When to compile without a change: remembered instances end, or a copy is due."""
+        """When to compile without a change: a wait or a memory ends, or a copy is due."""
         times = [self._saved_at + SAVE_EVERY] if self._unsaved else []
+        if not self._agent.compiled.informed:
+            times.append(self._began + self._hold())
         if self._agent.remembered and self._connected_at is not None:
             end = self._connected_at + self._hold()
             times += [end] if end > trio.current_time() else []

@@ -51,6 +51,8 @@ class Compiled:
 
     snapshot: Snapshot | None = None
     revision: int = 0
+    informed: bool = False
+    """Whether it was made with policy and instances known, not before the first answers."""
     live_revision: int = 0
     """The last policy revision that every worker ran."""
     fault: str = ""

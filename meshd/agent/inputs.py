@@ -31,6 +31,18 @@ def effective_instances(
     return {**remembered, **view.instances}
 
 
+def is_informed(
+    view: View, remembered: Instances, told_policy: bool, waited: float, hold: float
+) -> bool:
+    """Whether a snapshot knows where services are: a host is not ready before.
+
+    Discovery has answered, or what it said before the restart stands in.  After
+    ``hold`` seconds (``waited`` since the start) a host serves with what it has:
+    no more is believed to come.
+    """
+    return waited >= hold or (told_policy and (view.connected or bool(remembered)))
+
+
 def make_inputs(
     config: AgentConfig, services: HostServices, policy: PolicyState, instances: Instances
 ) -> Inputs:

@@ -113,11 +113,19 @@ def missing(agent: Agent, silent: Sequence[int]) -> list[str]:
     found += [f"identity {name}: {why}" for name, why in expired.items()]
     if agent.compiled.snapshot is None:
         found.append("no snapshot yet")
+    elif not agent.compiled.informed:
+        found.append(f"where services are is not known yet: {_unknown(agent)}")
     found += _missing_workers(agent.pool.states(), agent)
     found += [f"worker {index}: no answer" for index in silent]
     found += [f"listener {i}: {why}" for i, why in agent.pool.sockets.faults.items()]
     found += [f"certificate {name}: {why}" for name, why in agent.edge_faults.items()]
     return found
+
+
+def _unknown(agent: Agent) -> str:
+    if not agent.policy.epoch:
+        return f"the policy server has not answered ({agent.link.error or 'connected'})"
+    return agent.view().error or "the snapshot is being made"
 
 
 def _missing_workers(workers: Sequence[WorkerState], agent: Agent) -> list[str]:

@@ -91,7 +91,10 @@ class Watcher:
         self._listed: frozenset[str] = frozenset()
         self._scopes: dict[str, trio.CancelScope] = {}
         self._polled: tuple[str, ...] = ()
+        self._unheard: set[str] | None = None
+        """Names of the first listing that nothing is known of yet; None before it."""
         self._woken = trio.Event()
+        faults.wait()
 
     def want(self, services: frozenset[ServiceName] | None) -> None:
         """Which services to watch; None = all that Consul lists."""
@@ -164,6 +167,8 @@ class Watcher:
     def _take(self, name: str, answer: Any) -> None:
         if name == CATALOG:
             self._listed = read_services(answer)
+            if self._unheard is None:
+                self._unheard = set(self.names())
             self._woken.set()
         elif self._keep(name, read_health(answer)):
             self._board.publish()
@@ -171,6 +176,16 @@ class Watcher:
         if name in self._faults:
             self._recovered()
         self._faults.mended(name)
+        self._note_heard(name)
+
+    def _note_heard(self, name: str) -> None:
+        """``name`` was answered or failed: when all have, the first picture is whole."""
+        if self._unheard is None and self._wanted is not None:
+            self._unheard = set(self.names())
+        if self._unheard is not None:
+            self._unheard &= self.names() - {name}
+            if not self._unheard:
+                self._faults.settled()
 
     def _keep(self, name: str, by_service: dict[ServiceName, Answer]) -> bool:
         """One answer is about every namespace that has the name, those now absent too."""
@@ -191,6 +206,7 @@ class Watcher:
             if service.name == name:
                 keeper.failed(service, reason, now)
         self._faults.failed(name, fault)
+        self._note_heard(name)
 
     async def _poll(self) -> None:
         """Ask about each polled service once a round, one after the other."""

@@ -16,6 +16,17 @@ class Faults:
         self._board = board
         self._backend = backend
         self._by_source = {waiting_for: "no answer yet"} if waiting_for else {}
+        self._waiting = False
+
+    def wait(self) -> None:
+        """Not connected until `settled`: what has been answered so far is not all."""
+        self._waiting = True
+
+    def settled(self) -> None:
+        """Everything that was asked about at first has been answered, or has failed."""
+        if self._waiting:
+            self._waiting = False
+            self._publish()
 
     def failed(self, source: str, fault: BaseException | str) -> None:
         self._by_source[source] = fault if isinstance(fault, str) else fault_text(fault)
@@ -44,4 +55,6 @@ class Faults:
 
     def _publish(self) -> None:
         error = self.summary()
+        if self._waiting and not error:
+            error = f"{self._backend}: not every service is answered yet"
         self._board.publish(connected=not error, error=error)

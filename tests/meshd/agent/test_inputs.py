@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from meshd.agent.inputs import dump_instances, effective_instances, restore_instances
+from meshd.agent.context import Instances
+from meshd.agent.inputs import (
+    dump_instances,
+    effective_instances,
+    is_informed,
+    restore_instances,
+)
 from meshd.discovery.base import Instance, View
 from meshkit.names import ServiceName
 
@@ -32,6 +38,23 @@ def test_a_live_answer_wins_also_an_empty_one() -> None:
 def test_a_service_not_answered_yet_is_remembered_until_the_hold_is_over() -> None:
     assert effective_instances(View(LIVE), REMEMBERED, 59.0, 60)[SHOP] == REMEMBERED[SHOP]
     assert effective_instances(View(LIVE), REMEMBERED, 60.0, 60) == LIVE
+
+
+@pytest.mark.parametrize(
+    ("connected", "remembered", "told", "waited", "informed"),
+    [
+        (False, {}, True, 59.0, False),
+        (True, {}, True, 0.0, True),
+        (True, {}, False, 59.0, False),
+        (False, REMEMBERED, True, 0.0, True),
+        (False, {}, False, 60.0, True),
+    ],
+)
+def test_a_host_is_informed_by_an_answer_by_its_memory_or_by_patience(
+    connected: bool, remembered: Instances, told: bool, waited: float, informed: bool
+) -> None:
+    view = View({}, connected=connected)
+    assert is_informed(view, remembered, told, waited, 60.0) is informed
 
 
 def test_instances_come_back_from_disk() -> None:
