@@ -242,6 +242,7 @@ class Exchange:
             reused = conn is not None
             if conn is None:
                 conn = await pool.open(cluster.connect_timeout)
+            self.upstream_local = conn.local
             head = self.head
             headers = self.headers
             for ops in choice.request_ops:

@@ -37,13 +37,15 @@ class ConnectFailed(Exception):
 class Connection:
     """One upstream connection and its response reader."""
 
-    __slots__ = ("born", "idle_since", "pool", "reader", "stream", "uses")
+    __slots__ = ("born", "idle_since", "local", "pool", "reader", "stream")
 
     def __init__(self, pool: Pool, stream: Stream, reader: ResponseReader, now: float) -> None:
         self.pool = pool
         self.stream = stream
         self.reader = reader
-        self.uses = 0
+        host, port, *_ = stream.sock.getsockname()
+        self.local = f"{host}:{port}".encode()
+        """Our end, for the access log; asked once."""
         self.born = now
         self.idle_since = now
 

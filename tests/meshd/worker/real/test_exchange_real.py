@@ -401,6 +401,7 @@ def test_log_keys_and_ids_agree_on_both_hosts(hosts: Hosts) -> None:
     near, far = entries(hosts)[-1], entries(hosts, "far")[-1]
     assert near["request_id"] == far["request_id"] == "abc"
     assert near["user_agent"] == 't"est' and near["route_name"] == "app-route"
+    assert str(near["upstream_local_address"]).startswith("127.0.0.1:")
     assert near["upstream_cluster"] == CLUSTER and near["response_code"] == 200
     assert str(far["requested_server_name"]).startswith("p80.main.app.default.")
 
