@@ -238,13 +238,14 @@ def log(level: str, event: str, **details: Any) -> bytes:
 # -- agent → worker -----------------------------------------------------------
 
 
-def listener(ident: str, *, lent: bool = False) -> bytes:
-    """One socket to accept on (send it along); ``lent``: a missing worker's."""
-    return encode_frame({"type": "listener", "id": ident, "lent": lent, "fds": 1})
+def listener(ident: str, *, lent: bool = False, owner: int = 0) -> bytes:
+    """One socket to accept on (send it along); ``lent``: the missing worker ``owner``'s."""
+    header = {"type": "listener", "id": ident, "lent": lent, "owner": owner, "fds": 1}
+    return encode_frame(header)
 
 
 def close(ident: str, *, lent: bool = False) -> bytes:
-    """Stop accepting on listener ``ident`` (on the lent copy only, if ``lent``)."""
+    """Stop accepting on listener ``ident``, or, if ``lent``, on all that was lent under it."""
     return encode_frame({"type": "close", "id": ident, "lent": lent})
 
 

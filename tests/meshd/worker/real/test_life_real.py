@@ -7,8 +7,9 @@ import socket
 import threading
 import time
 
+import pytest
 from hosts import Hosts, get, read_answer
-from rig import Rig, wait_for
+from rig import Rig, listen, wait_for
 
 from meshkit.snapshot import messages
 
@@ -58,8 +59,6 @@ def test_a_killed_worker_loses_no_queued_connection(hosts: Hosts) -> None:
 
 
 def test_a_lent_socket_is_served_until_it_is_taken_back(hosts: Hosts, tmp_path: object) -> None:
-    from rig import listen
-
     lent = listen()
     rig = hosts.near
     rig.send(messages.listener("proxy", lent=True), lent.fileno())
@@ -77,6 +76,28 @@ def test_a_lent_socket_is_served_until_it_is_taken_back(hosts: Hosts, tmp_path: 
         except TimeoutError:
             pass
     lent.close()
+
+
+def test_sockets_of_several_missing_workers_are_lent_under_one_id(hosts: Hosts) -> None:
+    lent = [listen(), listen()]
+    rig = hosts.near
+    for owner, sock in enumerate(lent, start=1):
+        rig.send(messages.listener("proxy", lent=True, owner=owner), sock.fileno())
+    for sock in lent:
+        with socket.create_connection(sock.getsockname(), timeout=5) as conn:
+            conn.sendall(get())
+            assert read_answer(conn)[0].startswith(b"HTTP/1.1 200")
+    rig.send(messages.close("proxy", lent=True))
+    rig.send(messages.ping(1))
+    rig.expect("pong")
+    for sock in lent:
+        with socket.create_connection(sock.getsockname(), timeout=5) as conn:
+            conn.sendall(get())
+            conn.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                conn.recv(1)
+        sock.close()
+    assert hosts.request(get())[0].startswith(b"HTTP/1.1 200"), "its own socket stays"
 
 
 def test_sigterm_drains_and_ends(hosts: Hosts) -> None:
