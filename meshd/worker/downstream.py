@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from meshd.worker.edges import StreamClosed
 from meshd.worker.entry import refusing
-from meshd.worker.exchange import DRAIN_BYTES, Exchange
+from meshd.worker.exchange import Exchange
 from meshd.worker.loop import DeadlineExceeded
+from meshd.worker.transfer import DRAIN_BYTES
 from meshkit.http.errors import REPLY_HEADERS, STATUS_TEXT, reply_body
 from meshkit.http.h1 import HTTPError, RequestHead, RequestReader, render_response
 
