@@ -92,6 +92,8 @@ class Agent:
     renewals: int = 0
     renewal_failures: int = 0
     reload_fault: str = ""
+    leaving: bool = False
+    """This host is being shut down: its services are deregistered."""
 
     @property
     def gateway(self) -> bool:

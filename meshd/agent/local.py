@@ -11,6 +11,9 @@ from meshd.discovery.base import Discovery
 from meshd.health import watch_all
 from meshkit.model.resources import LocalService
 
+LEAVE = 2.5
+"""Seconds: the mark of leaving stands for two, and takes a moment to reach every host."""
+
 
 async def run_discovery(agent: Agent, connector: Connector) -> None:
     """Run the backend; pass on what changes."""
@@ -51,7 +54,25 @@ async def _check(
         nursery.cancel_scope.cancel()
 
 
+async def leave(agent: Agent) -> float:
+    """Deregister everything and wait until callers have seen it; returns the seconds it took.
+
+    At most half of `drain`: the other half is for what callers have begun.
+    """
+    wait = min(LEAVE, agent.config.drain / 2)
+    others_look = agent.config.discovery.kind != "static" and agent.view().connected
+    if not others_look or not registrable(agent):
+        return 0.0
+    agent.leaving = True
+    agent.services_changed.set()
+    agent.log.info("leaving", services=len(agent.services.services), seconds=wait)
+    await trio.sleep(wait)
+    return wait
+
+
 def registrable(agent: Agent) -> list[LocalService]:
     """Declared and not refused: nobody should be sent to who may not serve."""
+    if agent.leaving:
+        return []
     refused = {name for name, _, _ in agent.admission.refused}
     return [s for s in agent.services.services if f"{s.namespace}/{s.name}" not in refused]

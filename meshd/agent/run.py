@@ -2,7 +2,8 @@
 
 ===========  ==============================================================
 SIGTERM/INT  the agent ends; workers go on, the next agent adopts them
-             (`--own-workers`: they drain and end with it)
+             (`--own-workers`: its services are deregistered, they drain and
+             end with it)
 SIGHUP       configuration and services.d are read again, the access log
              is reopened
 ===========  ==============================================================
@@ -35,7 +36,7 @@ from meshd.agent.control import declare_services, follow_policy, report_state
 from meshd.agent.identities import Roster
 from meshd.agent.inputs import restore_instances
 from meshd.agent.keeper import keep_identities, publish_keys, take_membership
-from meshd.agent.local import run_discovery, serve_services
+from meshd.agent.local import leave, run_discovery, serve_services
 from meshd.agent.log import Log
 from meshd.agent.notify import Notifier
 from meshd.agent.policy import restore
@@ -158,7 +159,8 @@ async def _run(agent: Agent, connector: Connector, edge: Any, own_workers: bool)
             await _until_told(signals, reload)
             notifier.send("STOPPING=1")
             if own_workers:
-                await agent.pool.drain(agent.config.drain)
+                spent = await leave(agent)
+                await agent.pool.drain(agent.config.drain - spent)
             agent.log.info("agent_ended", workers="ended" if own_workers else "go on")
             nursery.cancel_scope.cancel()
 

@@ -200,6 +200,28 @@ def test_own_workers_end_with_the_agent_even_when_it_is_killed(rig: Rig) -> None
         until(lambda pids=pids: not any(alive(pid) for pid in pids), "workers ended")  # type: ignore[misc]
 
 
+def test_callers_leave_a_host_before_it_is_shut_down(rig: Rig) -> None:
+    caller, port = start_host(rig, Application("one"))
+    host = rig.host("b", "127.0.0.22")
+    host.declare("web", port, Application("two").port)
+    rig.token(host, "default/web")
+    host.start("--own-workers")
+    host.wait_ready()
+
+    def answered_by() -> str:
+        return caller.call(f"web:{port}")[1]
+
+    until(lambda: '"two"' in answered_by(), "both hosts serve")
+    load = Load(caller, port)
+    host.stop()
+    load.stop()
+    assert load.good > 20 and not load.bad
+    assert all('"one"' in answered_by() for _ in range(10))
+    # Ended within `drain`, and the services were taken out before the workers drained.
+    left, drained, ended = (host.events(e)[0]["ts"] for e in ("leaving", "draining", "agent_ended"))
+    assert left < drained < ended
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
