@@ -34,7 +34,7 @@ def hits(hosts: Hosts, side: str = "near") -> dict[str, int]:
     }
 
 
-def limit(hosts: Hosts, side: str = "near", **knobs: int) -> None:
+def limit(hosts: Hosts, side: str = "near", /, **knobs: int) -> None:
     """Give one host these limits (snake_case) from now on."""
     hosts.configs[side] = replace(hosts.configs[side], limits=knobs)
     if side == "near":

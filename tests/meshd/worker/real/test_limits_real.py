@@ -98,7 +98,8 @@ def test_a_gateways_connection_carries_1000_requests(edge: Hosts) -> None:
     with edge.connect() as conn, edge.connect() as other:
         for _ in range(100):
             conn.sendall(get() * 10)
-            heads, rest = [], b""
+            heads: list[bytes] = []
+            rest = b""
             while len(heads) < 10:
                 head, body = read_answer(conn, rest)
                 length = len(head) and int(head.lower().split(b"content-length: ")[1].split()[0])
