@@ -59,6 +59,12 @@ class AsyncApi:
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return await _told(self._client.post(path, body))
 
+    async def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return await _told(self._client.put(path, body))
+
+    async def delete(self, path: str) -> dict[str, Any]:
+        return await _told(self._client.delete(path))
+
 
 async def _told(call: Awaitable[dict[str, Any]]) -> dict[str, Any]:
     try:
@@ -78,6 +84,12 @@ class PolicyApi:
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._run(lambda api: api.post(path, body))
+
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._run(lambda api: api.put(path, body))
+
+    def delete(self, path: str) -> dict[str, Any]:
+        return self._run(lambda api: api.delete(path))
 
     def _run(self, call: Callable[[AsyncApi], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         async def whole() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from meshctl.commands.apply import apply, delete
 from meshctl.commands.check import check
 from meshctl.commands.demo import demo
 from meshctl.commands.get import get, history
+from meshctl.commands.host import host
 from meshctl.commands.proxy import proxy
 from meshctl.commands.status import status
 from meshctl.commands.token import token
@@ -37,7 +38,7 @@ def cli(ctx: click.Context, context_dir: str | None) -> None:
     state.context_dir = context_dir
 
 
-for command in (apply, get, delete, history, status, check, token, proxy, demo, version):
+for command in (apply, get, delete, history, status, check, host, token, proxy, demo, version):
     cli.add_command(command)
 
 

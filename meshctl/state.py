@@ -23,6 +23,10 @@ class Api(Protocol):
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]: ...
 
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def delete(self, path: str) -> dict[str, Any]: ...
+
 
 def _connect(operator: context.Operator) -> Api:
     # Imported here: `--help`, `version` and completion need neither trio nor TLS.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from meshctl.commands.get import when
+from meshctl.commands.host import accounts_option
 from meshctl.output import Format, Table, age, emit, format_option
 from meshctl.state import State, pass_state
 from meshctl.view import seconds_of
@@ -38,14 +39,7 @@ def token() -> None:
 
 @token.command()
 @click.option("--host", required=True, help="The name that the host will have in the mesh.")
-@click.option(
-    "--account",
-    "accounts",
-    multiple=True,
-    required=True,
-    metavar="NS/ACCOUNT[:SERVICE,...]",
-    help="A service account that it may use; serves the service of the same name, or those listed.",
-)
+@accounts_option
 @click.option("--ttl", type=Duration(), default="10m", show_default=True)
 @format_option
 @pass_state

@@ -38,6 +38,14 @@ class FakeApi:
         self.calls.append((path, dict(body)))
         return self._answer(path)
 
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        self.calls.append((f"PUT {path}", dict(body)))
+        return self._answer(path)
+
+    def delete(self, path: str) -> dict[str, Any]:
+        self.calls.append((f"DELETE {path}", {}))
+        return self._answer(path)
+
 
 class Ctl:
     """meshctl against a `FakeApi`; time passes only by sleeping."""

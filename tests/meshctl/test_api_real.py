@@ -132,3 +132,10 @@ def test_nobody_there(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == Exit.CHECK_FAILED
     assert "✗ cannot reach the policy server" in done.stdout
+
+
+def test_hosts_that_have_not_joined(ctl: Run) -> None:
+    assert json.loads(ctl("host", "list", "-o", "json").stdout)["items"] == []
+    for command in (("remove", "vm1"), ("grant", "vm1", "--exact", "--account", "default/web")):
+        done = ctl("host", *command)
+        assert done.returncode == Exit.NOT_FOUND and "no host vm1 has joined" in done.stderr
