@@ -13,6 +13,7 @@ from meshd.agent import metrics
 from meshd.agent.answers import answer
 from meshd.agent.context import Agent
 from meshd.agent.httpd import (
+    Gate,
     Handler,
     Reply,
     Request,
@@ -22,6 +23,7 @@ from meshd.agent.httpd import (
     serve_connection,
     text_reply,
 )
+from meshd.agent.log import Log
 from meshd.agent.remedies import cannot_bind
 from meshd.agent.reports import missing, status
 from meshd.config import Address
@@ -102,6 +104,30 @@ async def open_tcp(address: Address) -> trio.SocketListener:
     return trio.SocketListener(sock)
 
 
-async def serve(listener: trio.SocketListener, handler: Handler) -> None:
-    """Answer until cancelled."""
-    await trio.serve_listeners(partial(serve_connection, handler=handler), [listener])
+async def serve(listener: trio.SocketListener, handler: Handler, log: Log) -> None:
+    """Answer until cancelled; connections beyond the gate are closed."""
+    gate = Gate()
+
+    def failed(error: Exception) -> None:
+        log.error("admin_request_failed", error=repr(error))
+
+    async def one(stream: trio.SocketStream) -> None:
+        source = _source(stream)
+        if not gate.enter(source):
+            await trio.aclose_forcefully(stream)
+            return
+        try:
+            await serve_connection(stream, handler, failed)
+        finally:
+            gate.leave(source)
+
+    await trio.serve_listeners(one, [listener])
+
+
+def _source(stream: trio.SocketStream) -> str:
+    """The peer's address; "" on a Unix socket."""
+    try:
+        peer = stream.socket.getpeername()
+    except OSError:
+        return "gone"
+    return str(peer[0]) if isinstance(peer, tuple) else ""

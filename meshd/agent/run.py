@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -62,6 +63,7 @@ async def run_agent(
 ) -> None:
     """Run until a signal.  Raises ConfigError, lock.Locked or OSError at the start."""
     log = Log(role=config.role, host=config.host)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold every key of the host
     config.runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
     held = lock.take(config.runtime / "agent.lock")
     try:
@@ -144,9 +146,9 @@ async def _run(agent: Agent, connector: Connector, edge: Any, own_workers: bool)
         async with trio.open_nursery() as nursery:
             start = nursery.start_soon
             await nursery.start(agent.pool.run)
-            start(serve, admin, admin_router(agent, reload))
+            start(serve, admin, admin_router(agent, reload), agent.log)
             if probes is not None:
-                start(serve, probes, probe_router(agent))
+                start(serve, probes, probe_router(agent), agent.log)
             start(keep_identities, agent, connector)
             start(_after_joining, agent, partial(compile_snapshots, agent, compiler, on_compiled))
             for task in (follow_policy, declare_services, report_state, run_discovery):
