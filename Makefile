@@ -41,6 +41,8 @@ parts: $(VENV)/.dev
 	@$(BIN)/python tests/parts/install.py
 
 $(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "there is no $(PYTHON) on PATH: install it with 'apt install python3 python3-venv', or say which to use: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "baremesh needs Python 3.11 or later; $(PYTHON) is older. Say which to use: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
@@ -49,8 +51,8 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: requirements.txt setup.cfg | $(VENV)/bin/python
 	@echo "installing what baremesh runs on into $(VENV) ..."
-	@$(PIP) install -r requirements.txt
-	@$(PIP) install --no-deps -e .
+	@$(PIP) install -r requirements.txt && $(PIP) install --no-deps -e . || \
+	  { echo "pip says above what it lacks; it needs a package index (network, proxy, pip.conf). Then run make again"; exit 1; }
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run

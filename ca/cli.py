@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -39,11 +40,15 @@ def _fail(status: int, message: str, remedy: str) -> NoReturn:
     sys.exit(status)
 
 
+_PATH: click.Path = click.Path(path_type=Path, readable=False)
+"""Whether it can be read is said by us, with what to do."""
+
+
 def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
     """The flags that both commands take."""
     options = (
-        click.option("--config", type=click.Path(path_type=Path), help="mesh-ca.yaml."),
-        click.option("--state-dir", type=click.Path(path_type=Path),
+        click.option("--config", type=_PATH, help="mesh-ca.yaml."),
+        click.option("--state-dir", type=_PATH,
                      help="Keys, certificates, policy.  Default: /var/lib/mesh-ca."),
         click.option("--listen", metavar="HOST:PORT", help="Default: 0.0.0.0:15012."),
         click.option("--name", "names", multiple=True,
@@ -157,6 +162,7 @@ def new_operator(
 def serve(config: Path | None, names: tuple[str, ...], **flags: Any) -> None:
     """Serve until SIGTERM or SIGINT.  Logs are JSON lines on standard error."""
     settings = _settings(config, names, **flags)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the authority's keys
     with _state_faults(settings):
         authority = _open_for(settings)
         store = SqliteStore(settings.state_dir / "policy.db")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -208,5 +210,8 @@ def cause_of(error: BaseException) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[-1]
     if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
+        # trio puts the address before the reason; ssl and getaddrinfo number their own.
+        numbered = not isinstance(cause, ssl.SSLError | socket.gaierror)
+        known = numbered and cause.errno in errno.errorcode
+        return os.strerror(cause.errno) if known and cause.errno else cause.strerror
     return str(cause) or type(cause).__name__

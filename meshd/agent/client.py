@@ -82,6 +82,8 @@ def read_token(path: Path | None, host: str) -> str:
         raise NoToken(f"set controlPlane.tokenFile and put there the token of `{command}`")
     try:
         token = path.read_text(encoding="ascii", errors="replace").strip()
+    except PermissionError as error:
+        raise NoToken(f"{path}: {error.strerror}; run as the file's owner") from error
     except OSError as error:
         raise NoToken(f"{path}: {error.strerror}; put there the token of `{command}`") from error
     if not token:

@@ -37,7 +37,8 @@ def cannot_run(config: AgentConfig, error: OSError) -> str:
     said = f"{file}: {reason(error)}"
     if error.errno not in _RIGHTS:
         return said
+    other = "" if error.errno == errno.EROFS else "run as root, or "
     for setting, folder in (("runtimeDir", config.runtime), ("stateDir", config.state)):
         if file == folder or file in folder.parents or folder in file.parents:
-            return f"{said}; run as root, or set {setting} to a folder that may be written here"
-    return f"{said}; run as root, or as a user that may write there"
+            return f"{said}; {other}set {setting} to a folder that may be written here"
+    return f"{said}; {other}make it writable"

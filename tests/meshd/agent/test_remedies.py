@@ -43,12 +43,17 @@ def test_a_port_that_cannot_be_bound_says_what_to_do(number: int, port: int, rem
         ("/run/meshd", "set runtimeDir"),
         ("/run", "set runtimeDir"),
         ("/var/lib/meshd/identity", "set stateDir"),
-        ("/etc/elsewhere", "as a user that may write there"),
+        ("/etc/elsewhere", "make it writable"),
     ],
 )
 def test_a_folder_without_rights_names_its_setting(file: str, remedy: str) -> None:
     said = cannot_run(CONFIG, fault(errno.EACCES, file))
     assert said.startswith(f"{file}: Permission denied; run as root, or ") and remedy in said
+
+
+def test_root_does_not_help_where_nobody_may_write() -> None:
+    said = cannot_run(CONFIG, fault(errno.EROFS, "/var/lib/meshd"))
+    assert "set stateDir" in said and "root" not in said
 
 
 def test_other_errors_are_said_as_they_are() -> None:
