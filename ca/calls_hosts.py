@@ -24,6 +24,7 @@ from ca.store.base import TokenFault, TokenRefused
 from meshkit.identity import pem, rotation, spiffe
 from meshkit.identity.csr import PublicKey, RequestRefused, judge_request
 from meshkit.identity.judge import Refused, leaf_identity
+from meshkit.names import ServiceName
 
 MAX_REQUESTS = 256
 """Accounts of one host signed in one call; each costs a signature."""
@@ -219,12 +220,12 @@ def _declaration(value: Mapping[str, Any]) -> Declaration:
     ports = tuple(
         DeclaredPort(
             forms.integer(port, "port", 1, 65535),
-            forms.get(port, "name", str, "")[:63],
-            forms.get(port, "protocol", str, "HTTP")[:16],
+            forms.printable(forms.get(port, "name", str, "")[:63], "name"),
+            forms.printable(forms.get(port, "protocol", str, "HTTP")[:16], "protocol"),
         )
         for port in forms.objects(value, "ports", 64)
     )
-    instance = forms.get(value, "instance", str, "main")[:63]
+    instance = forms.printable(forms.get(value, "instance", str, "main")[:63], "instance")
     return Declaration(namespace, name, account[:253], instance, ports, forms.labels(value))
 
 
@@ -258,10 +259,31 @@ async def answer(plane: Plane, call: Call) -> Mapping[str, Any]:
 
 
 async def register(plane: Plane, call: Call) -> Mapping[str, Any]:
-    """The whole set of this host's instances, under one lease."""
-    body = forms.obj(call.request.body)
+    """The whole set of this host's instances, under one lease.
+
+    Only of services that the host is entitled to serve: another's would be refused by
+    every caller, but each would have tried; and one that nobody serves yet has no
+    secure naming, so that callers would go there in plaintext.
+    """
+    body, host = forms.obj(call.request.body), call.caller.name
     lease = forms.number(body, "lease", MIN_LEASE, MAX_LEASE)
-    instances = [read_instance(one) for one in forms.objects(body, "instances", MAX_INSTANCES)]
-    if plane.registry.put(call.caller.name, instances, lease, plane.monotonic()):
+    entitled = plane.directory.hosts[host].entitlements
+    instances, refused = [], set()
+    for one in map(read_instance, forms.objects(body, "instances", MAX_INSTANCES)):
+        service = ServiceName(one["namespace"], one["service"])
+        if any(entitlement.may_serve(service) for entitlement in entitled):
+            instances.append(one)
+        else:
+            refused.add(str(service))
+    _note_refused(plane, host, tuple(sorted(refused)))
+    if plane.registry.put(host, instances, lease, plane.monotonic()):
         plane.registry_bell.ring()
-    return {"lease": lease, "instances": len(instances)}
+    return {"lease": lease, "instances": len(instances), "refused": sorted(refused)}
+
+
+def _note_refused(plane: Plane, host: str, refused: tuple[str, ...]) -> None:
+    """Logged when it changes: hosts register every few seconds."""
+    if refused != plane.registry.refused.get(host, ()):
+        plane.registry.refused[host] = refused
+        if refused:
+            plane.log.warning("instances_refused", host=host, services=refused[:20])

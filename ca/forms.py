@@ -66,11 +66,25 @@ def strings(body: Mapping[str, Any], name: str, limit: int) -> list[str]:
 
 
 def labels(body: Mapping[str, Any], name: str = "labels") -> dict[str, str]:
-    """A map of short strings; missing = empty."""
+    """A map of short printable strings; missing = empty."""
     value = obj(body.get(name) or {}, f"field {name!r}")
-    if len(value) > 64 or not all(isinstance(v, str) and len(v) <= 256 for v in value.values()):
-        raise invalid(f"field {name!r} must map at most 64 names to strings of 256 characters")
+    if len(value) > 64 or not all(map(_is_short, (*value, *value.values()))):
+        raise invalid(
+            f"field {name!r} must map at most 64 names to values, "
+            "both printable and of 256 characters at most"
+        )
     return dict(value)
+
+
+def _is_short(text: Any) -> bool:
+    return isinstance(text, str) and len(text) <= 256 and text.isprintable()
+
+
+def printable(text: str, name: str) -> str:
+    """``text``, which others will log and show; Fault 400 for control characters."""
+    if not text.isprintable():
+        raise invalid(f"field {name!r} has characters that cannot be printed")
+    return text
 
 
 def _limited(body: Mapping[str, Any], name: str, limit: int) -> list[Any]:

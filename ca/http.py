@@ -13,7 +13,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import h11
 import trio
@@ -119,11 +119,12 @@ class Connection:
     async def _read(self) -> Request:
         head = await self._read_head()
         body = await self._read_body()
-        split = urlsplit(head.target.decode("ascii", "replace"))
+        # Not urlsplit: it raises for targets that look like a broken URL.
+        path, _, query = head.target.decode("ascii", "replace").partition("?")
         return Request(
             head.method.decode("ascii"),
-            tuple(unquote(part) for part in split.path.split("/")[1:]),
-            dict(parse_qsl(split.query, keep_blank_values=True)),
+            tuple(unquote(part) for part in path.split("/")[1:]),
+            dict(parse_qsl(query, keep_blank_values=True)),
             _decode(body),
             self.chain,
             self.peer,
@@ -218,10 +219,19 @@ class Connection:
 
 
 def _decode(body: bytes) -> Any:
+    """JSON in strict UTF-8.
+
+    Half of a surrogate pair (``\\ud800``) is JSON but no text: it cannot be written
+    again, so a name that held one would end every stream that carries it.
+    """
     if not body:
         return {}
     try:
-        return json.loads(body)
+        text = body.decode()
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise invalid("the body is not JSON", "send one JSON object in UTF-8") from error
 

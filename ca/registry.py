@@ -10,6 +10,7 @@ Pure: ``now`` is any monotonic clock's seconds.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,8 @@ class Registry:
 
     generation: int = 0
     generations: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Host → services that it registers in vain: it is not entitled to serve them."""
     _leases: dict[str, _Lease] = field(default_factory=dict)
 
     def put(self, host: str, instances: Sequence[Instance], lease: float, now: float) -> bool:
@@ -51,6 +54,7 @@ class Registry:
 
     def forget(self, host: str) -> bool:
         """Drop the set of a host at once; True if it had any instance."""
+        self.refused.pop(host, None)
         lease = self._leases.pop(host, None)
         return lease is not None and self._note(lease.instances, {})
 
@@ -113,7 +117,7 @@ def read_instance(value: Mapping[str, Any]) -> Instance:
         "instance": _short(value, "instance", "main"),
         "port": forms.integer(value, "port", 1, _LAST_PORT),
         "portName": _short(value, "portName", ""),
-        "address": _short(value, "address"),
+        "address": _address(value),
         "meshPort": None if mesh_port is None else forms.integer(value, "meshPort", 1, _LAST_PORT),
         "protocol": _short(value, "protocol", "HTTP"),
         "labels": forms.labels(value),
@@ -126,4 +130,13 @@ def _short(value: Mapping[str, Any], name: str, default: str | None = None) -> s
     text = forms.get(value, name, str, default)
     if len(text) > 255 or (default is None and not text):
         raise invalid(f"field {name!r} must have 1–255 characters")
-    return text
+    return forms.printable(text, name)
+
+
+def _address(value: Mapping[str, Any]) -> str:
+    """An IP address: workers look no names up."""
+    text = _short(value, "address")
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise invalid(f"address {text[:80]!r} is not an IP address") from None

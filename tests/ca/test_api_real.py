@@ -600,7 +600,7 @@ class TestQueries:
 
 class TestRegistry:
     async def test_a_set_is_streamed_to_others(self, control: Any) -> None:
-        one, two = await control.host("vm1"), await control.host("vm2")
+        one, two = await control.host("vm1", "default/reviews"), await control.host("vm2")
         async with two.stream("/v1/registry/stream") as messages:
             assert (await next_of(messages, "instances"))["services"] == {}
             await one.put("/v1/registry", {"lease": 30, "instances": [INSTANCE]})
@@ -610,7 +610,7 @@ class TestRegistry:
             assert (await next_of(messages, "instances"))["services"] == {"default/reviews": []}
 
     async def test_a_lease_runs_out(self, control: Any) -> None:
-        host = await control.host("vm1")
+        host = await control.host("vm1", "default/reviews")
         async with host.stream("/v1/registry/stream") as messages:
             await next_of(messages, "instances")
             await host.put("/v1/registry", {"lease": 1, "instances": [INSTANCE]})
@@ -620,7 +620,13 @@ class TestRegistry:
 
     @pytest.mark.parametrize(
         "change",
-        [{"port": 0}, {"port": "9080"}, {"service": "a/b"}, {"address": ""}, {"labels": {"a": 1}}],
+        [
+            *({"port": 0}, {"port": "9080"}, {"service": "a/b"}, {"service": "../a"}),
+            *({"address": ""}, {"address": "db.example"}, {"address": "127.1"}),
+            *({"labels": {"a": 1}}, {"labels": {"a": "\x1b[2J"}}, {"labels": {"a\n": "b"}}),
+            *({"instance": "v1\n"}, {"instance": "\ud800"}, {"labels": {"\ud800": "b"}}),
+        ],
+        ids=repr,
     )
     async def test_malformed_instances_are_refused(
         self, control: Any, change: dict[str, Any]
@@ -629,3 +635,19 @@ class TestRegistry:
         body = {"lease": 30, "instances": [{**INSTANCE, **change}]}
         assert (await refused(host.put("/v1/registry", body))).status == 400
         assert (await refused(host.put("/v1/registry", {"lease": 9e9}))).status == 400
+
+    async def test_instances_of_services_that_the_host_may_not_serve_are_left_out(
+        self, control: Any
+    ) -> None:
+        one = await control.host("vm1", "default/web:shop")
+        theirs = [
+            {**INSTANCE, "service": name} for name in ("reviews", "shop", "web", "unheard-of")
+        ]
+        body = {"lease": 30, "instances": [*theirs, {**INSTANCE, "namespace": "other"}]}
+        answer = await one.put("/v1/registry", body)
+        assert answer["refused"] == ["default/reviews", "default/unheard-of", "other/reviews"]
+        await one.put("/v1/registry", body)
+        async with one.stream("/v1/registry/stream") as messages:
+            seen = await next_of(messages, "instances")
+        assert seen["services"].keys() == {"default/shop", "default/web"}
+        assert len(control.events("instances_refused")) == 1, "said once, not at each renewal"

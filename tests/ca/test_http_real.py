@@ -215,3 +215,17 @@ async def test_our_own_failure_is_a_500_and_logged(
     assert "disk" not in str(body)
     (logged,) = control.events("call_failed")
     assert "the disk is gone" in logged["error"]
+
+
+@pytest.mark.parametrize("target", ["//[", "http://[::", "*", "?", "/v1/%ff%00/../x"])
+async def test_a_target_that_is_no_url_is_answered(control: Any, target: str) -> None:
+    raw = await connect(control)
+    await raw.send(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (await raw.answer())[1]["error"]["code"] == "no_such_call"
+
+
+@pytest.mark.parametrize("body", [b'{"host": "\\ud800"}', b'{"host": "\xed\xa0\x80"}', b"\xff"])
+async def test_what_is_no_text_gets_no_further(control: Any, body: bytes) -> None:
+    raw = await connect(control)
+    await raw.send(post("/v1/tokens", body))
+    assert (await raw.answer())[0] == 400
