@@ -153,6 +153,24 @@ class Mesh:
 
         await self.until(f"a whole page at {self.layout.page}/productpage", whole)
 
+    async def found(self) -> None:
+        """Hosts a and c, which call others, know every program by its version.
+
+        A whole page does not say so: any version of reviews makes it whole.
+        """
+        wanted = {program.label for programs in HOSTS.values() for program in programs}
+
+        async def all_known() -> bool:
+            known = [await self._labels_known("a"), await self._labels_known("c")]
+            return all(labels >= wanted for labels in known)
+
+        await self.until("hosts a and c to discover all programs", all_known)
+
+    async def _labels_known(self, host: str) -> set[str]:
+        answer = await self.api.get(f"/v1/hosts/{host}/config", {"what": "endpoints"})
+        labels = [row["labels"] for row in answer.get("endpoints", ())]
+        return {f"{one.get('app')}-{one.get('version')}" for one in labels}
+
     # Changing and looking
 
     async def apply(self, say: Say, *names: str) -> int:

@@ -82,6 +82,7 @@ async def _bring_up(mesh: Mesh, screen: Screen) -> None:
     async def rules(say: Say) -> str:
         await mesh.apply(say, "destination-rules.yaml", "gateway.yaml")
         await mesh.page_ready()
+        await mesh.found()
         return f"{layout.page}/productpage"
 
     screen.heading("Bringing a mesh up")
