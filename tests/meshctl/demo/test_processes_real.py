@@ -36,7 +36,10 @@ def test_leaving_ends_children_and_their_children(tmp_path: Path) -> None:
         wait_for(tmp_path / "log", "\n")
         grandchild = int((tmp_path / "log").read_text())
         assert alive(grandchild)
-    assert not alive(grandchild)
+    deadline = time.monotonic() + 5  # killed, but the kernel ends it when it is next scheduled
+    while alive(grandchild):
+        assert time.monotonic() < deadline, "the grandchild lives on"
+        time.sleep(0.01)
 
 
 def test_a_child_that_ignores_sigterm_is_killed(
