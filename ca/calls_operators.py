@@ -126,7 +126,10 @@ async def forget_host(plane: Plane, call: Call) -> Mapping[str, Any]:
 def _require_host(plane: Plane, host: str) -> None:
     if host not in plane.directory.hosts:
         raise Fault(
-            404, "host_unknown", f"no host {host[:253]} has joined", "`meshctl host list` shows those that have"
+            404,
+            "host_unknown",
+            f"no host {host[:253]} has joined",
+            "`meshctl host list` shows those that have",
         )
 
 
