@@ -39,10 +39,18 @@ def free_port(address: str) -> int:
 def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
     """Wait for something true; AssertionError with what was awaited."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (found := _now(condition)):
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
     return found
+
+
+def _now(condition: Callable[[], Any]) -> Any:
+    """None where nobody listens yet."""
+    try:
+        return condition()
+    except (FileNotFoundError, ConnectionError):
+        return None
 
 
 class Application:
@@ -178,13 +186,13 @@ def get(address: str, port: int, target: str, **headers: str) -> tuple[int, str]
 class Rig:
     """A control plane and its hosts.  ``leaf`` is the life of certificates."""
 
-    def __init__(self, folder: Path, leaf: str = "24h") -> None:
+    def __init__(self, folder: Path, leaf: str = "24h", address: str = "127.0.0.1") -> None:
         self.folder = folder
-        self.control = f"127.0.0.1:{free_port('127.0.0.1')}"
+        self.control = f"{address}:{free_port(address)}"
         self.leaf = leaf
         self.hosts: list[Host] = []
         self.state = ["--state-dir", str(folder / "ca"), "--listen", self.control]
-        subprocess.run([*CA, "init", *self.state, "--name", "127.0.0.1"], check=True)
+        subprocess.run([*CA, "init", *self.state, "--name", address], check=True)
         self.server: subprocess.Popen[bytes] | None = None
         self.start_server()
 
