@@ -183,7 +183,8 @@ class Exchange(Transfer):
                 self._uploader = ctx.loop.spawn(self._upload(conn), "upload")
             response = None
             while response is None:
-                received = stream.try_recv()
+                # The bit is looked at here because right after a send it is nearly always clear.
+                received = stream.try_recv() if stream.readable else None
                 if received is None:
                     await stream.wait_readable()
                 elif received:
