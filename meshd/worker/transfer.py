@@ -188,8 +188,12 @@ class Transfer:
         if uploader is not None and not uploader.done:
             uploader.cancel()  # an early answer: what the client still sends is nobody's
         elif response.keep_alive and reader.done and not reader.buffered:
-            conn.pool.give(conn, self.ctx.loop.now)
-            return
+            pool = conn.pool
+            # An application that wrongly sends a body after HEAD sends it later than the head:
+            # on a connection that is used again it would be the next caller's answer.
+            if self.head.method != b"HEAD" or pool.sni or not response.framing:
+                pool.give(conn, self.ctx.loop.now)
+                return
         conn.pool.discard(conn)
 
     async def _relay_body(self, conn: Connection, out: bytes) -> None:

@@ -59,6 +59,7 @@ class Pool:
     __slots__ = (
         "__weakref__",
         "_ctx",
+        "_loop",
         "accounts",
         "address",
         "address_text",
@@ -79,6 +80,7 @@ class Pool:
         accounts: frozenset[str],
     ) -> None:
         self._ctx = ctx
+        self._loop = ctx.loop
         self.identity = identity
         self.address = address
         self.port = port
@@ -94,6 +96,10 @@ class Pool:
         while idle:
             conn = idle.pop()
             stream = conn.stream
+            if conn.idle_since == self._loop.now and not self.sni:
+                # Given back within this turn: the loop has not heard of what came since, such
+                # as the rest of an answer that is longer than it said.  Ask the kernel.
+                stream.readable = True
             # Readable while idle: the peer closed, or sent bytes that nobody asked for.
             if stream.closed or (stream.readable and stream.readable_now()):
                 self.discard(conn)

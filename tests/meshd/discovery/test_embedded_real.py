@@ -17,6 +17,9 @@ from tests.meshd.discovery.conformance import Conformance, World, running
 from tests.meshd.discovery.relay import Relay, relaying
 
 
+ACCOUNTS = ("default/reviews", "staging/reviews", "default/ratings")
+
+
 def discovery(client: Policy, name: str, number: int) -> EmbeddedDiscovery:
     host = HostAddress(name, f"10.0.0.{number}", 15443)
     return EmbeddedDiscovery(client, host, (APIError, Unreachable), drain=0.5)
@@ -50,8 +53,8 @@ class TestConformance(Conformance):
         async with relaying((host, int(port))) as relay:
             clients = [
                 await replace(control, address=relay.address).host("vm3"),
-                await control.host("vm1"),
-                await control.host("vm2"),
+                await control.host("vm1", *ACCOUNTS),
+                await control.host("vm2", *ACCOUNTS),
             ]
             world = EmbeddedWorld(relay, *clients)
             async with running(world.watcher, *world.hosts.values()):
