@@ -203,7 +203,7 @@ async def _proxy(
     ctx: WorkerContext, spec: ListenerSpec, stream: Stream, local: Address, remote: Address
 ) -> Entry:
     """The local HTTP proxy: the caller is the owner of the peer's socket."""
-    uid = peer_uid(local, remote)
+    uid = _caller_uid(stream, local, remote)
     mine = [w for w in ctx.config.workloads if w.uid == uid]
     identities = {w.identity for w in mine}
     if len(identities) == 1:
@@ -218,7 +218,7 @@ async def _local(
     ctx: WorkerContext, spec: ListenerSpec, stream: Stream, local: Address, remote: Address
 ) -> Entry:
     """An explicit port of one service: only that service's owner may use it."""
-    uid = peer_uid(local, remote)
+    uid = _caller_uid(stream, local, remote)
     for workload in ctx.config.workloads:
         if workload.id == spec.owner and spec.upstream is not None:
             if workload.uid == uid:
@@ -227,6 +227,22 @@ async def _local(
                 )
             return _stranger(ctx, spec, local, remote, f"uid {uid} does not own {spec.owner}")
     raise NotServed("no_workload", spec.owner, reset=True)
+
+
+def _caller_uid(stream: Stream, local: Address, remote: Address) -> int | None:
+    """The uid at the other end of this very connection; None if nobody provably is there.
+
+    A caller that resets its connection frees its port for anybody's next one, whose owner the
+    kernel would then name, while the bytes sent before are still to be read.  As long as our
+    end is open, the four-tuple cannot be another connection's.
+    """
+    uid = peer_uid(local, remote)
+    state = stream.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return uid if state in _OPEN_STATES else None
+
+
+_OPEN_STATES = (1, 8)
+"""TCP_ESTABLISHED and TCP_CLOSE_WAIT (linux/tcp_states.h)."""
 
 
 def _stranger(

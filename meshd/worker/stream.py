@@ -116,6 +116,11 @@ async def _linger(stream: Stream) -> None:
 async def connect(loop: Loop, address: str, port: int, *, timeout: float) -> Stream:
     """A connection to an IP address, TCP_NODELAY set. OSError; ConnectTimeout after `timeout`."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.inet_pton(family, address.partition("%")[0])
+    except (OSError, ValueError):
+        # connect(2) on a name would look it up, and stop the loop while DNS is silent.
+        raise OSError(errno.EINVAL, f"not an IP address: {address!r}") from None
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
