@@ -179,6 +179,8 @@ class FieldTable(dict[bytes, Field | None]):
         name = raw.lower()
         code = HOP if name.startswith(b"proxy-") else _CODES.get(name, _ORDINARY)
         known = (name, code)
-        if len(self._names) < _TABLE_NAMES and len(raw) <= _LINE_BYTES:
+        if len(raw) <= _LINE_BYTES:
+            if len(self._names) >= _TABLE_NAMES:
+                self._names.clear()
             self._names[raw] = known
         return known

@@ -110,7 +110,9 @@ class ResponseReader(MessageReader):
         if match is None:
             raise self.bad("bad_status_line", "the status line is malformed")
         parsed = (match[1] == b"0", int(match[2]), match[3] or b"")
-        if len(_lines) < _STATUS_LINES and len(line) < 64:
+        if len(line) < 64:
+            if len(_lines) >= _STATUS_LINES:
+                _lines.clear()
             _lines[line] = parsed
         return parsed
 
