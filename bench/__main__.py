@@ -69,6 +69,7 @@ def _protocol(_: click.Context, __: click.Parameter, value: str) -> str:
 )
 @click.option("--peers", callback=_peers, default=",".join(PEERS), show_default=True)
 @click.option("--protocol", callback=_protocol, default=PROTOCOLS[0], show_default=True)
+@click.option("--vary", is_flag=True, help="Requests that all differ, in path, query and headers.")
 @click.option(
     "--record",
     "record_file",
@@ -93,6 +94,7 @@ def main(
     seconds: int,
     peers: list[str],
     protocol: str,
+    vary: bool,
     record_file: Path | None,
     services: int | None,
     rules: int,
@@ -102,7 +104,7 @@ def main(
         if services is not None:
             _memory([Size(), Size(services, rules, endpoints=10)])
         else:
-            _speed(peers, connections, rounds, seconds, record_file)
+            _speed(peers, connections, rounds, seconds, vary, record_file)
     except (BenchError, LoadError) as error:
         click.echo(f"bench: {error}", err=True)
         sys.exit(1)
@@ -126,12 +128,13 @@ def _speed(
     connections: Sequence[int],
     rounds: int,
     seconds: int,
+    vary: bool,
     record_file: Path | None,
 ) -> None:
     sections: list[list[Result]] = []
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        Bench(names, Path(folder)) as bench,
+        Bench(names, Path(folder), vary) as bench,
     ):
         described = machine.description(bench.peers.values())
         click.echo("\n".join(f"{n}: {value}" for n, value in described if n != "interpreter"))

@@ -76,10 +76,18 @@ def _percentile(out: str, percent: int) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def wrk(url: str, host: str, connections: int, seconds: int, cpu: int) -> Load:
-    """Load one URL from one thread on processor `cpu`.  Raises LoadError."""
+def wrk(
+    url: str, host: str, connections: int, seconds: int, cpu: int, script: Path | None = None
+) -> Load:
+    """Load one URL from one thread on processor `cpu`; a script makes requests of its own.
+
+    Raises LoadError.
+    """
     command = ["taskset", "-c", str(cpu), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
-    command += ["--latency", "-H", f"Host: {host}", url]
+    command += ["--latency", "-H", f"Host: {host}"]
+    if script is not None:
+        command += ["-s", str(script)]
+    command.append(url)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LoadError(f"wrk ended with status {done.returncode}: {done.stderr.strip()}")

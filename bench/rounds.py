@@ -32,7 +32,8 @@ REST_SECONDS = 0.2
 class Bench:
     """Started, checked peers and their application; a context manager."""
 
-    def __init__(self, names: Sequence[str], folder: Path) -> None:
+    def __init__(self, names: Sequence[str], folder: Path, vary: bool = False) -> None:
+        self._script = Path(__file__).parent / "vary.lua" if vary else None
         self.names = list(names)
         self.peers: dict[str, Running] = {}
         self._folder = folder
@@ -86,7 +87,7 @@ class Bench:
         peer = self.peers[name]
         pids = peer.pids()
         before, agents_before = cpu_ns(pids), cpu_ns(peer.agents)
-        load = wrk(peer.url, HOST, connections, seconds, LOAD_CPU)
+        load = wrk(peer.url, HOST, connections, seconds, LOAD_CPU, self._script)
         spent, agents = cpu_ns(pids) - before, cpu_ns(peer.agents) - agents_before
         if load.failed:
             raise BenchError(
