@@ -53,7 +53,8 @@ class Mesh:
     def __init__(self, folder: Path, *, consul: bool = False, leaf: str = "24h") -> None:
         self.folder = folder
         self._block = claim_block(lambda _: [])
-        self.rig = Rig(folder, leaf)
+        # Between choosing a port and serving there passes a second: nobody else binds here.
+        self.rig = Rig(folder, leaf, self.address(10))
         self.consul: ConsulAgent | None = None
         self.hosts: dict[str, Host] = {}
         self.applications: dict[str, Application] = {}
