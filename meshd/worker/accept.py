@@ -194,7 +194,7 @@ async def _plain(
                     raise NotServed(
                         "plaintext_under_strict", f"{spec.service} from {text(remote)}", reset=True
                     )
-                ctx.bump("plaintext_requests", service=spec.service)
+                ctx.bump("plaintext_connections", service=spec.service)
                 return ctx.inbound(workload, port, text(local), text(remote), "", "")
     raise NotServed("no_workload", spec.service, reset=True)
 

@@ -72,7 +72,9 @@ _TABLE = (
     _counter("meshd_handshake_failures_total", "TLS handshakes that failed.", "side", "reason"),
     _counter("meshd_refusals_total", "Peers and requests refused, by reason.", "reason"),
     _counter("meshd_limit_hits_total", "Limits hit and wire rules broken.", "limit"),
-    _counter("meshd_plaintext_requests_total", "Inbound requests without TLS.", "service"),
+    _counter(
+        "meshd_plaintext_connections_total", "Plaintext connections that were served.", "service"
+    ),
     _counter("meshd_retries_total", "Requests tried again."),
     _counter("meshd_downstream_resets_total", "Downstream connections that broke."),
     _counter("meshd_upstream_connections_total", "Upstream connections opened."),

@@ -16,7 +16,6 @@ from tests.ca.conftest import Control, control  # noqa: F401
 from tests.meshd.discovery.conformance import Conformance, World, running
 from tests.meshd.discovery.relay import Relay, relaying
 
-
 ACCOUNTS = ("default/reviews", "staging/reviews", "default/ratings")
 
 
