@@ -16,7 +16,7 @@ from meshkit.http.errors import HTTPError
 from meshkit.telemetry.accesslog import Facts as LineFacts
 from meshkit.telemetry.accesslog import Stamps, format_entry, line_format
 from meshkit.telemetry.metrics import DURATION_BOUNDS
-from meshkit.telemetry.peer import UNKNOWN, Facts, decode_facts
+from meshkit.telemetry.peer import MAX_BYTES, UNKNOWN, Facts, decode_facts
 
 if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
@@ -28,8 +28,17 @@ MAX_SERIES = 5_000
 """Label sets of one worker.  Facts come from peers: what is beyond counts as unknown."""
 
 
+MAX_FACTS = 32
+"""Values of x-baremesh-* counted apart for one peer (a caller's identity, an endpoint of a
+cluster); its further ones are unknown.  The value is the peer's word: without a bound it
+could fill our memory, and use up the series of everybody else."""
+MAX_PEERS = 4_096
+
 MAX_LINES = 32
 """Access-log formats kept for one connection; a client that varies its fields starts anew."""
+
+MAX_LINE_BYTES = 2048
+"""A longer line is not kept: 32 of the longest would hold a megabyte for one connection."""
 
 
 class Series(NamedTuple):
@@ -50,6 +59,7 @@ class Recorder:
         self._plain: dict[tuple[str, ...], int] = {}
         self._unrouted: dict[object, Series] = {}
         self._series = 0
+        self._facts: dict[object, set[bytes]] = {}
 
     # Requests
 
@@ -62,7 +72,7 @@ class Recorder:
         known = self._unrouted if action is None else action.series
         series = known.get(key)
         if series is None:
-            series = known[key] = self._resolve(x, action, who)
+            series = self._new_series(x, action, who, known)
         cells = self._cells
         cells[series.requests] += 1
         at = series.duration
@@ -104,9 +114,7 @@ class Recorder:
         )
 
     def _new_line(self, x: Exchange, entry: Entry, key: tuple[object, ...]) -> bytes:
-        if len(entry.lines) >= MAX_LINES:
-            entry.lines.clear()
-        line = entry.lines[key] = line_format(
+        line = line_format(
             LineFacts(
                 route_name=x.action.name if x.action is not None else "",
                 upstream_cluster=x.choice.cluster_name if x.choice is not None else "",
@@ -124,6 +132,10 @@ class Recorder:
                 failure=x.failure,
             )
         )
+        if len(line) <= MAX_LINE_BYTES:
+            if len(entry.lines) >= MAX_LINES:
+                entry.lines.clear()
+            entry.lines[key] = line
         return line
 
     def refusal(self, entry: Entry, error: HTTPError) -> None:
@@ -136,6 +148,33 @@ class Recorder:
         self._cells[series.requests] += 1
 
     # Label sets
+
+    def _new_series(
+        self, x: Exchange, action: Action | None, who: str, known: dict[object, Series]
+    ) -> Series:
+        """The series of a key that is not known yet; remembered, within bounds."""
+        if x.peer_facts:
+            cluster = x.choice.cluster_name if x.choice is not None else ""
+            peer = who if x.entry.inbound else (cluster, x.upstream)
+            if not self._is_counted(peer, x.peer_facts):
+                x.peer_facts = b""
+        key = (who, x.peer_facts, x.status, x.flags)
+        series = known.get(key)
+        if series is None:
+            series = known[key] = self._resolve(x, action, who)
+        return series
+
+    def _is_counted(self, peer: object, facts: bytes) -> bool:
+        """Whether these facts of this peer have labels of their own."""
+        if len(self._facts) >= MAX_PEERS:
+            self._facts.clear()
+        said = self._facts.setdefault(peer, set())
+        if facts in said:
+            return True
+        if len(said) >= MAX_FACTS or len(facts) > MAX_BYTES:
+            return False
+        said.add(facts)
+        return True
 
     def _resolve(self, x: Exchange, action: Action | None, who: str) -> Series:
         facts = decode_facts(x.peer_facts) if x.peer_facts else UNKNOWN

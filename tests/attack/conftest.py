@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.attack.raw import Scripted, dial, say
+from tests.attack.raw import Scripted, say
 from tests.e2e.mesh import GENEROUS, Mesh, mesh
 from tests.meshd.agent.rig import Host, until
 
@@ -63,6 +63,3 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Range]:
         yield found
         assert not found.mistakes()
         app.close()
-
-
-__all__ = ["PORT", "Range", "dial"]
