@@ -120,31 +120,35 @@ class Downstream:
     async def _head(self) -> RequestHead | None:
         """The next request head; None when the peer is done or the mesh drains."""
         stream, reader = self.stream, self.reader
-        head = None
-        if reader.pending():
-            head = reader.head()
-            if head is None:
-                self._limit_head()
-        while head is None:
-            data = stream.try_recv()
-            if data is None:
-                if reader.pending():
-                    await stream.wait_readable()
-                elif self.ctx.draining:
-                    return None
-                else:
-                    self.ctx.idle.add(self)
-                    await stream.wait_readable()
-                    self.ctx.idle.discard(self)
-            elif not data:
+        if not reader.pending():
+            data = await self._first_bytes()
+            if not data:
                 return None
-            else:
-                first = not reader.pending()
-                reader.feed(data)
-                head = reader.head()
-                if first and head is None:
-                    self._limit_head()
+            reader.feed(data)
+        head = reader.head()
+        if head is not None:
+            return head
+        self._limit_head()
+        while head is None:
+            data = await stream.recv()
+            if not data:
+                return None
+            reader.feed(data)
+            head = reader.head()
         return head
+
+    async def _first_bytes(self) -> bytes:
+        """Of the next request; b"" when the peer is done or the mesh drains."""
+        stream, idle = self.stream, self.ctx.idle
+        data = stream.try_recv() if stream.readable else None
+        while data is None:
+            if self.ctx.draining:
+                return b""
+            idle.add(self)
+            await stream.wait_readable()
+            idle.discard(self)
+            data = stream.try_recv()
+        return data
 
     def _limit_head(self) -> None:
         """From the first byte on the whole head has an absolute deadline."""

@@ -151,7 +151,8 @@ class Stream(Edges):
                 yield from self._park_reader(WRITE_EDGE)
         elif not self.readable:
             while not bool(self.readable):  # set by on_events, unseen by mypy
-                self._check_open()
+                if self.closed:  # closing clears `readable` for good, so this is the only look
+                    raise closed_error()
                 if self.reader is not None:
                     raise RuntimeError("another fiber waits to read this stream")
                 self.credit = BURST
@@ -161,14 +162,9 @@ class Stream(Edges):
                     yield
                 finally:
                     self.reader = None
-            self._check_open()
         elif self.credit <= 0:
             yield from self.loop.yield_turn()
             self.credit = BURST
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise closed_error()
 
     def readable_now(self) -> bool:
         """Whether a read would find something: data, the end, an error. Asks the kernel if needed.

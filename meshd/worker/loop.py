@@ -304,7 +304,13 @@ class Loop:
         The step is written out here and not a call: that is a tenth of what a wait costs.
         """
         ready = self._ready
-        timeout = 0.0 if ready or self._yielded else self._patience()
+        before = self._clock()
+        if before - self.now > self._lag:  # how long the turn before this one was
+            self._lag = before - self.now
+        timeout: float | None = 0.0
+        if not (ready or self._yielded or self._soon or self._stopping):
+            when = self._timers.next
+            timeout = None if when == inf else max(0.0, when - before)
         events = self._poller.poll(timeout, MAX_EVENTS)
         started = self.now = self._clock()
         self.turns += 1
@@ -332,15 +338,6 @@ class Loop:
                 self._finish(fiber, stop.value, None)
             except BaseException as failure:
                 self._finish(fiber, None, failure)
-        lag = self._clock() - started
-        if lag > self._lag:
-            self._lag = lag
-
-    def _patience(self) -> float | None:
-        if self._soon or self._stopping:
-            return 0.0
-        when = self._timers.next
-        return None if when == inf else max(0.0, when - self._clock())
 
     def _hand_out(self, events: list[tuple[int, int]]) -> None:
         fresh = self._fresh

@@ -98,9 +98,15 @@ class MessageReader(ChunkedBuffer):
 
         The caller can then send head and body at once.
         """
-        if self._state != LENGTH or len(self._buf) - self._pos < self._remaining:
+        buf, pos = self._buf, self._pos
+        end = pos + self._remaining
+        if self._state != LENGTH or len(buf) < end:
             return None
-        return self._take(self._remaining, LENGTH, IDLE)
+        self._remaining = 0
+        self._state = IDLE
+        self._pos = self._scan = end
+        data = buf[pos:end]
+        return data if data.__class__ is bytes else bytes(data)
 
     def _until_eof(self, n_max: int) -> bytes | None:
         self._remaining = n_max
