@@ -258,6 +258,7 @@ class Exchange(Transfer):
 
     async def _again(self, action: Action, failed: TryFailed) -> bool:
         """Whether to try once more; waits out the backoff if so."""
+        await self._end_upload()
         if self._consumed:
             return False
         keyed = b"idempotency-key" in self.names

@@ -262,8 +262,16 @@ class Transfer:
         self.ctx.loop.arm(fiber)
         await self.down.stream.send(data)
 
+    async def _end_upload(self) -> None:
+        """Until nobody else reads the client's body: a cancelled fiber ends at its next turn."""
+        uploader = self._uploader
+        if uploader is not None and not uploader.done:
+            uploader.cancel()
+            await uploader.join()
+
     async def _drain(self) -> bool:
         """Read what is left of a small body, so that the connection can be kept."""
+        await self._end_upload()
         fiber = self.down.fiber
         fiber.expires = self.ctx.loop.now + DRAIN_SECONDS
         self.ctx.loop.arm(fiber)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock, Thread
+from typing import BinaryIO
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Piece = bytes | float
@@ -59,6 +60,8 @@ class Scripted:
         """Every request: its head, and its body behind it."""
         self.answers: dict[bytes, Sequence[Piece]] = {}
         """Path → pieces of the answer; one that is b"" closes the connection."""
+        self.deaf: dict[bytes, float] = {}
+        """Path → seconds in which its body is not read, and then the connection is closed."""
         self._lock = Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = int(self._listener.getsockname()[1])
@@ -85,7 +88,7 @@ class Scripted:
     def _serve(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with sock, suppress(OSError), sock.makefile("rb") as file:
-            while (request := _read(file)) is not None:
+            while (request := self._read(file)) is not None:
                 with self._lock:
                     self.seen.append(request)
                 path = request.split(b" ", 2)[1].partition(b"?")[0]
@@ -97,22 +100,26 @@ class Scripted:
                     else:
                         time.sleep(piece)
 
-
-def _read(file: socket.SocketIO) -> bytes | None:  # type: ignore[name-defined]
-    """One request as a lenient server reads it; None at the end."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        line = file.readline(65536)
-        if not line:
+    def _read(self, file: BinaryIO) -> bytes | None:
+        """One request as a lenient server reads it; None at the end."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = file.readline(65536)
+            if not line:
+                return None
+            head += line
+        path = head.split(b" ", 2)[1]
+        if path in self.deaf:
+            time.sleep(self.deaf[path])
             return None
-        head += line
-    fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
-    if b"chunked" in fields.get(b"transfer-encoding", b""):
-        return head + _read_chunks(file)
-    return head + file.read(int(fields.get(b"content-length", b"0")))
+        lines = [line.lower() for line in head.split(b"\r\n")[1:] if b":" in line]
+        fields = dict(line.split(b":", 1) for line in lines)
+        if b"chunked" in fields.get(b"transfer-encoding", b""):
+            return head + _read_chunks(file)
+        return head + file.read(int(fields.get(b"content-length", b"0")))
 
 
-def _read_chunks(file: socket.SocketIO) -> bytes:  # type: ignore[name-defined]
+def _read_chunks(file: BinaryIO) -> bytes:
     body = b""
     while size := int(file.readline().split(b";")[0], 16):
         body += file.read(size)
