@@ -231,7 +231,7 @@ def _declaration(value: Mapping[str, Any]) -> Declaration:
 
 async def report(plane: Plane, call: Call) -> Mapping[str, Any]:
     """What the host runs: its acknowledgement of a revision, and its state."""
-    body = forms.obj(call.request.body)
+    body = forms.shown(forms.obj(call.request.body))
     kept = {
         "revision": forms.integer(body, "revision", 0, 2**53, 0),
         "accepted": forms.get(body, "accepted", bool, True),
@@ -252,7 +252,7 @@ async def report(plane: Plane, call: Call) -> Mapping[str, Any]:
 
 async def answer(plane: Plane, call: Call) -> Mapping[str, Any]:
     """A host's answer to a query that came over its stream."""
-    body = forms.obj(call.request.body)
+    body = forms.shown(forms.obj(call.request.body))
     if not plane.hub.answer(call.args[0], call.caller.name, body):
         raise Fault(404, "no_such_query", "nobody waits for this answer", "drop it")
     return {}

@@ -5,6 +5,7 @@ Unknown fields are ignored because an agent of the next version may send them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -78,6 +79,21 @@ def labels(body: Mapping[str, Any], name: str = "labels") -> dict[str, str]:
 
 def _is_short(text: Any) -> bool:
     return isinstance(text, str) and len(text) <= 256 and text.isprintable()
+
+
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, line separators, and those that turn the writing direction."""
+
+
+def shown(value: Any) -> Any:
+    """A JSON value that operators will look at: its texts cannot steer their terminals."""
+    if isinstance(value, str):
+        return _UNSHOWN.sub(" ", value)
+    if isinstance(value, list):
+        return [shown(one) for one in value]
+    if isinstance(value, dict):
+        return {shown(key): shown(one) for key, one in value.items()}
+    return value
 
 
 def printable(text: str, name: str) -> str:
