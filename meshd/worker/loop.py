@@ -46,6 +46,7 @@ from math import inf
 from types import coroutine
 from typing import Any, Protocol
 
+from meshd.worker.alarm import Alarm
 from meshd.worker.fiber import Cancelled, DeadlineExceeded, Fiber
 from meshd.worker.timers import Timer, Timers
 from meshd.worker.waker import Waker
@@ -83,6 +84,7 @@ class Loop:
     """
 
     __slots__ = (
+        "_alarm",
         "_clock",
         "_fresh",
         "_lag",
@@ -125,9 +127,13 @@ class Loop:
         self._fresh: set[int] = set()
         self._poller: Poller = select.epoll() if poller is None else poller
         self._waker: Waker | None = None
+        self._alarm: Alarm | None = None
         if poller is None:
             self._waker = Waker()
             self.register(self._waker.fd, self._waker)
+        if poller is None and clock is time.monotonic:
+            self._alarm = Alarm()
+            self.register(self._alarm.fd, self._alarm)
 
     # Fibers
 
@@ -290,6 +296,10 @@ class Loop:
             self.unregister(self._waker.fd)
             self._waker.close()
             self._waker = None
+        if self._alarm is not None:
+            self.unregister(self._alarm.fd)
+            self._alarm.close()
+            self._alarm = None
         if isinstance(self._poller, select.epoll):
             self._poller.close()
 
@@ -309,8 +319,7 @@ class Loop:
             self._lag = before - self.now
         timeout: float | None = 0.0
         if not (ready or self._yielded or self._soon or self._stopping):
-            when = self._timers.next
-            timeout = None if when == inf else max(0.0, when - before)
+            timeout = self._patience(before)
         events = self._poller.poll(timeout, MAX_EVENTS)
         started = self.now = self._clock()
         self.turns += 1
@@ -338,6 +347,17 @@ class Loop:
                 self._finish(fiber, stop.value, None)
             except BaseException as failure:
                 self._finish(fiber, None, failure)
+
+    def _patience(self, now: float) -> float | None:
+        """How long a poll may wait for the next timer; None where the alarm sees to it."""
+        when, alarm = self._timers.next, self._alarm
+        if alarm is not None:
+            if alarm.when <= when:
+                return None
+            if when > now:
+                alarm.set(when)
+                return None
+        return None if when == inf else max(0.0, when - now)
 
     def _hand_out(self, events: list[tuple[int, int]]) -> None:
         fresh = self._fresh
