@@ -20,7 +20,7 @@ from meshkit.names import ServiceName
 REVIEWS = ServiceName("default", "reviews")
 STAGING = ServiceName("staging", "reviews")
 RATINGS = ServiceName("default", "ratings")
-PATIENCE = 30.0  # a wait ends as soon as it can; a machine under load needs a multiple of a quiet one
+PATIENCE = 30.0  # a wait ends as soon as it can; a busy machine needs a multiple of a quiet one
 QUIET = 0.6
 """Seconds in which nothing may happen, when that is what a test shows."""
 
