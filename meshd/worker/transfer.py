@@ -166,7 +166,8 @@ class Transfer:
             extra = b""
             if conn.pool.sni:
                 self.peer_facts = response.facts
-        if self.ctx.draining:
+        if self.ctx.draining or (self.head.expect_continue and not self.down.reader.done):
+            # The client may send the body it asked about or its next request: nobody can tell.
             self.keep = False
         framing = response.framing
         if self.head.http10:

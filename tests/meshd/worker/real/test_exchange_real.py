@@ -126,6 +126,26 @@ def test_expect_continue_goes_through(hosts: Hosts) -> None:
         assert read_answer(conn, rest)[1] == b"hello"
 
 
+def test_a_refused_expectation_ends_the_connection(hosts: Hosts) -> None:
+    """What follows could be the body or the next request: it must not be read as either."""
+
+    def refuse(conn: socket.socket) -> None:
+        read_head(conn)
+        conn.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+        conn.recv(1)
+
+    hosts.use(refuse)
+    with hosts.connect() as conn:
+        conn.sendall(
+            b"POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 50\r\nExpect: 100-continue\r\n\r\n"
+        )
+        head, body = read_answer(conn)
+        assert head.startswith(b"HTTP/1.1 413") and body == b"no"
+        assert b"\r\nconnection: close\r\n" in head
+        assert conn.recv(1) == b""
+    assert count(hosts, "meshd_limit_hits_total") == 0
+
+
 def test_an_early_answer_is_not_missed(hosts: Hosts) -> None:
     def refuse(conn: socket.socket) -> None:
         read_head(conn)
