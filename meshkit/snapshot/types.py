@@ -83,11 +83,31 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class TCPRoute:
+    """Where a connection's bytes go; first match wins, the choice is per connection.
+
+    ``sni_hosts``: dns patterns (``*``, ``*.x``, exact), one of which must cover the
+    ClientHello's server name; empty = any connection, with TLS or without.
+    ``idle_timeout``: seconds without a byte either way; None = the worker's limit.
+    """
+
+    name: str
+    sni_hosts: tuple[str, ...]
+    destinations: tuple[Destination, ...]
+    origin: str = ""
+    """As of `Route`."""
+    idle_timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class OutboundHost:
     """All that a worker must know of one host name (FQDN, or ``*.suffix``).
 
-    ``ports`` maps a service port to its routes, in order; for a gateway's scope
-    the only key is 0 (any port).  ``service``/``namespace`` label the telemetry.
+    ``ports`` maps a service port to its HTTP routes, ``tcp`` to its TCP and TLS
+    routes, in order; for a gateway's scope the only key is 0 (any port).  A port
+    in both is one of protocol AUTO: what the bytes look like decides.  A gateway's
+    servers that see no server name (TCP, or TLS ended there) have one host, ``*``.
+    ``service``/``namespace`` label the telemetry.
     """
 
     host: str
@@ -95,9 +115,28 @@ class OutboundHost:
     namespace: str
     ports: Mapping[int, tuple[Route, ...]]
     clusters: Mapping[str, Cluster]
+    tcp: Mapping[int, tuple[TCPRoute, ...]] = field(default_factory=dict)
 
 
-ListenerKind = Literal["mesh", "plain", "proxy", "local", "edge"]
+ADDRESSES = "|addresses"
+"""The key of a scope's map that names its `AddressTable`; no host has such a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressTable:
+    """Which service a captured connection was meant for, by its original destination.
+
+    ``entries``: ``10.0.0.7:5432``, ``[fd00::7]:5432``, or ``*:5432`` for a port that
+    is matched by its number alone → (host, service port), looked up in that order
+    with ``networks`` (CIDR, port, host, service port; the longest prefix first)
+    before the last: `meshkit.routing.addresses.find`.  Not found: not of the mesh.
+    """
+
+    entries: Mapping[str, tuple[str, int]]
+    networks: tuple[tuple[str, int, str, int], ...] = ()
+
+
+ListenerKind = Literal["mesh", "plain", "proxy", "local", "edge", "capture"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +146,12 @@ class ListenerSpec:
     mesh: mTLS inbound.  plain: plaintext of ``service_port`` of the workloads of
     ``service`` (namespace/name).  proxy: the local HTTP proxy.  local: an
     explicit port for ``upstream`` (host, port), of the workload ``owner``.
-    edge: a gateway's port, all its servers.
+    edge: a gateway's port, all its servers.  capture: redirected connections of the
+    workload ``owner``, whose original destination the `AddressTable` knows.
+
+    ``protocol`` says what is accepted: HTTP (both versions), TCP (bytes), TLS (a
+    ClientHello, not ended here, or for edge: ended or not as its server says), AUTO
+    (whatever the first bytes look like).  The mesh port goes by ALPN instead.
     """
 
     id: str
@@ -118,6 +162,7 @@ class ListenerSpec:
     service_port: int = 0
     upstream: tuple[str, int] | None = None
     owner: str = ""
+    protocol: Literal["HTTP", "TCP", "TLS", "AUTO"] = "HTTP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +196,9 @@ class EdgeServer:
     """One server of a Gateway.  ``certificate`` names a `keys` entry; "" = plaintext.
 
     ``hosts`` are dns patterns (``*``, ``*.x``, exact); ``scope`` the route table.
+    ``protocol``: what comes after TLS, if TLS is ended here: HTTP, or TCP (bytes, to
+    the host ``*`` of the scope).  ``passthrough``: TLS is not ended here; the
+    server name finds the host in the scope, and its TCP routes apply.
     """
 
     listener: str
@@ -159,6 +207,8 @@ class EdgeServer:
     certificate: str = ""
     min_protocol_version: Literal["TLSV1_2", "TLSV1_3"] = "TLSV1_2"
     https_redirect: bool = False
+    protocol: Literal["HTTP", "TCP"] = "HTTP"
+    passthrough: bool = False
 
 
 @dataclass(frozen=True, slots=True)

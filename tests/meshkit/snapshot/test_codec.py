@@ -48,7 +48,10 @@ def test_round_trip_of_the_host_config() -> None:
     config = types.HostConfig(
         "vm1",
         MeshSettings(),
-        (types.ListenerSpec("l", "local", "127.0.0.1", 1, upstream=("h", 80), owner="a/b/c"),),
+        (
+            types.ListenerSpec("l", "local", "127.0.0.1", 1, upstream=("h", 80), owner="a/b/c"),
+            types.ListenerSpec("c", "capture", "127.0.0.1", 2, owner="a/b/c", protocol="AUTO"),
+        ),
         (
             types.Workload(
                 "d/r/v1",
@@ -61,9 +64,35 @@ def test_round_trip_of_the_host_config() -> None:
                 (types.WorkloadPort(1, "127.0.0.1", 2, "HTTP", "STRICT"),),
             ),
         ),
+        edge=(types.EdgeServer("e", "s", ("*",), protocol="TCP", passthrough=True),),
         limits={"headerBytes": 5},
     )
     assert decode_host(encode(config)) == config
+
+
+def test_round_trip_of_tcp_routes() -> None:
+    to = (types.Destination("outbound|5432||db", 1),)
+    tcp = {
+        443: (types.TCPRoute("sni", ("*.x", "y"), to, "default"), types.TCPRoute("", (), to)),
+        5432: (types.TCPRoute("", (), to, idle_timeout=60.0),),
+    }
+    host = types.OutboundHost("db", "db", "default", {}, {}, tcp)
+    assert decode_outbound(encode(host)) == host
+
+
+def test_round_trip_of_addresses() -> None:
+    table = types.AddressTable(
+        {"10.0.0.7:5432": ("db", 5432), "*:6379": ("cache", 6379)},
+        (("10.0.0.0/8", 5432, "db", 5432),),
+    )
+    assert decode(types.AddressTable, encode(table)) == table
+
+
+def test_what_is_http_says_no_protocol() -> None:
+    """So that the bytes, and with them the hashes, are those of earlier releases."""
+    assert b"tcp" not in encode(HOST)
+    edge = types.EdgeServer("edge:443", "gateway|a/b|443|0", ("*",), "cert")
+    assert json.loads(encode(edge)).keys() == {"listener", "scope", "hosts", "certificate"}
 
 
 def test_fields_at_their_default_are_left_out() -> None:
