@@ -4,7 +4,9 @@
 Nothing happens when all is present.  Packages come from the machine's own apt
 sources.  Debian 12 has no Consul any more, so the one package of the release
 before is fetched through a private apt state and unpacked into .parts/: the
-system's apt configuration is not touched.
+system's apt configuration is not touched.  Node is a wheel of requirements-dev.txt
+(Debian's npm brings hundreds of packages); what the tests run in it comes from npm
+into .parts/node, in the versions of tests/parts/node.
 
 Exit status: 0 all is present; 1 something is missing, with one line on what to do.
 """
@@ -23,7 +25,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.parts import sources
-from tests.parts.find import PARTS, installed_consul, program
+from tests.parts.find import NODE_PACKAGES, PARTS, installed_consul, npm_command, program
 
 # Debian package → the program that shows it is there.
 PACKAGES = {
@@ -36,9 +38,14 @@ PACKAGES = {
     "iproute2": "ip",
     "openssl": "openssl",
     "procps": "ps",
+    "redis-server": "redis-server",
+    "redis-tools": "redis-cli",
 }
 SYSTEM_PYTHON = "/usr/bin/python3"
 CONSUL_SUITE = "bullseye"
+NODE_FILES = [
+    Path(__file__).parent / "node" / name for name in ("package.json", "package-lock.json")
+]
 OWN_CONSUL = "put a consul 1.8 or later on PATH"
 
 
@@ -144,6 +151,27 @@ def install_consul() -> None:
         (folder / "unpacked").rename(PARTS / "consul")
 
 
+def node_packages_missing() -> bool:
+    """Whether .parts/node is not what the lock file says."""
+    marks = [NODE_PACKAGES / file.name for file in NODE_FILES]
+    whole = (NODE_PACKAGES / "complete").is_file() and all(mark.is_file() for mark in marks)
+    return not whole or any(
+        mark.read_bytes() != file.read_bytes() for mark, file in zip(marks, NODE_FILES, strict=True)
+    )
+
+
+def install_node_packages() -> None:
+    """What package-lock.json lists, none of it run on the way (--ignore-scripts)."""
+    print(f"fetching node packages into {PARTS.name}/ ...", flush=True)
+    shutil.rmtree(NODE_PACKAGES, ignore_errors=True)
+    NODE_PACKAGES.mkdir(parents=True)
+    for file in NODE_FILES:
+        shutil.copy(file, NODE_PACKAGES)
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    run([*npm_command(), "ci", *options], folder=NODE_PACKAGES)
+    (NODE_PACKAGES / "complete").touch()
+
+
 def main() -> int:
     try:
         packages = missing_packages()
@@ -151,7 +179,9 @@ def main() -> int:
             install_packages(packages)
         if installed_consul() is None:
             install_consul()
-    except Missing as reason:
+        if node_packages_missing():
+            install_node_packages()
+    except (Missing, FileNotFoundError) as reason:
         print(reason, file=sys.stderr)
         return 1
     return 0

