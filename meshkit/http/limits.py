@@ -74,6 +74,39 @@ class Limits:
     upstream_idle_mesh: int = 60
     """Between hosts: always under the receiver's 75 s, or a request races its close."""
 
+    http2_streams: int = 100
+    """Open at once on one connection, each way (Envoy's edge; RFC 9113 advises 100)."""
+    http2_stream_window: int = 64 * 1024
+    """Bytes of one body that wait here: credit returns when the other side took them."""
+    http2_connection_window: int = 100 * 64 * 1024
+    """Of all streams of a peer's connection: between hosts every stream its own window,
+    or 16 readers that stopped starve the rest of a shared connection."""
+    http2_frame_bytes: int = 16384
+    """Largest frame taken; the RFC's least: a larger one only makes others wait longer."""
+    http2_continuations: int = 8
+    """CONTINUATION frames of one header block (nghttp2's 8); 4 hold the largest head."""
+    http2_resets_burst: int = 1000
+    http2_resets_per_second: int = 33
+    """Streams reset by a peer, or by us because of what it sent (nghttp2's 1000, 33/s):
+    each may have made a backend work for nothing (rapid reset, MadeYouReset)."""
+    http2_pings_burst: int = 100
+    http2_pings_per_second: int = 10
+    """Each is answered: cheap to ask, dear to write."""
+    http2_settings_burst: int = 10
+    http2_settings_per_second: int = 1
+    http2_settings_entries: int = 32
+    """SETTINGS frames, and entries in one (nghttp2's 32): each may touch every stream."""
+    http2_idle_frames: int = 2000
+    """Frames without progress (empty or tiny DATA, WINDOW_UPDATE, PRIORITY, unknown ones)
+    ahead of what bytes and time allow: see `meshkit.http.h2_guard`."""
+    http2_control_frames: int = 1000
+    http2_control_bytes: int = 64 * 1024
+    """Answers to a peer's frames that wait because it does not read (Envoy's 1000)."""
+    http2_idle: int = 3600
+    """Connection without a stream; between hosts long, for a new one costs a handshake."""
+    tcp_idle: int = 3600
+    """No byte either way on a TCP connection (Envoy's 1 h); 0 = no limit."""
+
     listener_connections: int = 0
     """Of one listener in one worker; 0 = only half of RLIMIT_NOFILE for all of them."""
     source_connections: int = 0
@@ -120,6 +153,9 @@ GATEWAY = Limits(
     body_rate=240,  # Kestrel's minimum
     request_timeout=300,
     keepalive_requests=1000,
+    http2_connection_window=1024 * 1024,
+    http2_resets_burst=200,
+    http2_idle=75,
     listener_connections=10_000,
     source_connections=200,
 )

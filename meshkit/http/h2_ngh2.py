@@ -1,0 +1,398 @@
+"""The engine that carries the traffic: ngh2, which is libnghttp2 (docs/http2.md).
+
+Everything it says comes as event objects in a list; they are dispatched by class
+through one dict of plain functions, and their meaning is passed on as a call.
+What it does that a proxy must know is in the comments here, each with the measure
+against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ngh2
+
+from meshkit.http.fields import Field
+from meshkit.http.h2 import (
+    ENHANCE_YOUR_CALM,
+    INTERNAL_ERROR,
+    LAST_STREAM,
+    NO_ERROR,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    GoingAway,
+    H2Error,
+    Role,
+    Settings,
+    Sink,
+    StreamsExhausted,
+    goaway_frame,
+)
+
+_LIVE, _TOLD = 0, 1
+"""A stream's state here: whether its reset was told or asked for."""
+_BEFORE_SETTINGS = 100
+"""Streams opened before the peer said how many it takes (RFC 9113 advises no fewer)."""
+_NATIVE_MARGIN = 2
+"""ngh2's own buckets are this much larger than ours, which see the time and are counted."""
+_EAGER = 512
+"""Bytes made as soon as input was read: enough for answers, too few for a body."""
+_GLITCHES = (10_000, 330)
+"""nghttp2's default for what it calls suspicious; a second net under ours."""
+
+
+class NGH2Engine:
+    """An `Engine` (see there for its methods) around one ngh2 connection."""
+
+    __slots__ = (
+        *("_conn", "_cut", "_dead", "_error", "_open", "_resets", "_server", "_settings"),
+        *("_sink", "_tail", "_told", "closing", "connect_protocol", "last_stream", "peer_streams"),
+    )
+
+    def __init__(self, role: Role, settings: Settings, sink: Sink) -> None:
+        self._server = role == "server"
+        self._settings = settings
+        self._sink = sink
+        self._conn = ngh2.Connection(ngh2.Role(role), _configuration(settings))
+        self._open: dict[int, int] = {}
+        self._resets: dict[int, int] = {}
+        self._tail = b""
+        self._told = NO_ERROR
+        self._error: H2Error | None = None
+        self._cut = self._dead = False
+        self.closing = self.connect_protocol = False
+        self.last_stream = 0
+        self.peer_streams = _BEFORE_SETTINGS
+
+    def start(self) -> None:
+        settings = self._settings
+        wire = {
+            ngh2.Setting.MAX_CONCURRENT_STREAMS: settings.streams,
+            ngh2.Setting.INITIAL_WINDOW_SIZE: settings.stream_window,
+            ngh2.Setting.MAX_FRAME_SIZE: settings.frame_bytes,
+            ngh2.Setting.MAX_HEADER_LIST_SIZE: settings.header_list,
+        }
+        if not self._server:
+            wire[ngh2.Setting.ENABLE_PUSH] = 0
+        if settings.connect:
+            wire[ngh2.Setting.ENABLE_CONNECT_PROTOCOL] = 1
+        self._conn.initiate_connection(wire)
+        self._conn.set_local_window_size(settings.connection_window)
+
+    # What comes in.
+
+    def receive(self, data: bytes, now: float) -> None:
+        if self._dead:
+            self._raise()
+            return
+        conn = self._conn
+        try:
+            conn.receive_data(data)
+        except ngh2.NGH2Error as error:
+            self._dispatch()
+            raise self._fatal(error) from None
+        if conn.want_write and not conn.queued_body_size():
+            # What the peer broke shows only as bytes are made (a GOAWAY among them).
+            self._tail += conn.data_to_send(_EAGER)
+        handlers = _HANDLERS
+        for event in conn.events():
+            handlers[event.__class__](self, event)
+        if self._error is not None:
+            self._raise()
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _dispatch(self) -> None:
+        handlers = _HANDLERS
+        for event in self._conn.events():
+            handlers[event.__class__](self, event)
+
+    def _fatal(self, error: ngh2.NGH2Error) -> H2Error:
+        """ngh2 gave up and freed its session: the GOAWAY is ours to write."""
+        code, limit = PROTOCOL_ERROR, "h2_protocol_error"
+        if isinstance(error, ngh2.DenialOfServiceError):
+            code, limit = ENHANCE_YOUR_CALM, _flood(str(error))
+        elif isinstance(error, ngh2.InternalError):
+            code = INTERNAL_ERROR
+        if not self._cut:
+            self._tail += goaway_frame(self.last_stream, code)
+        return self._fail(code, limit, str(error))
+
+    def _fail(self, code: int, limit: str, message: str) -> H2Error:
+        self._dead = self.closing = True
+        self._sink.limit(limit)
+        return H2Error(code, limit, message)
+
+    def _on_end(self, event: ngh2.ConnectionClosed) -> None:
+        """GOAWAYs are settled: the peer's, ours, or nghttp2's because of what came."""
+        self.closing = True
+        code = event.error_code
+        if code == NO_ERROR or code == self._told:
+            self._dead = True
+            return
+        limit = "h2_flood" if code == ENHANCE_YOUR_CALM else "h2_protocol_error"
+        reason = event.debug_data.decode("ascii", "replace")
+        self._error = self._fail(code, limit, reason or "the peer broke a rule of HTTP/2")
+
+    # What each event means.
+
+    def _on_request(self, event: ngh2.RequestReceived) -> None:
+        stream = event.stream_id
+        self._open[stream] = _LIVE
+        self.last_stream = stream
+        self._sink.request(stream, event.headers, event.end_stream)
+
+    def _on_response(self, event: ngh2.ResponseReceived) -> None:
+        self._sink.response(event.stream_id, event.headers, event.end_stream)
+
+    def _on_interim(self, event: ngh2.InformationalResponseReceived) -> None:
+        self._sink.interim(event.stream_id, event.headers)
+
+    def _on_data(self, event: ngh2.DataReceived) -> None:
+        data, end = event.data, event.end_stream
+        if data or end:
+            self._sink.data(event.stream_id, data, end)
+
+    def _on_trailers(self, event: ngh2.TrailersReceived) -> None:
+        self._sink.trailers(event.stream_id, event.headers)
+
+    def _on_reset(self, event: ngh2.StreamReset) -> None:
+        stream = event.stream_id
+        if self._open.get(stream) == _LIVE:
+            self._open[stream] = _TOLD
+            self._sink.reset(stream, event.error_code, False)
+
+    def _on_closed(self, event: ngh2.StreamClosed) -> None:
+        stream, code = event.stream_id, event.error_code
+        state = self._open.pop(stream, None)
+        if state is None:
+            # An invalid request shows only here: it was never announced.
+            self._sink.limit("h2_invalid_message")
+            return
+        if state:
+            self._resets.pop(stream, None)
+        elif code:
+            refused = code == REFUSED_STREAM and not self._server
+            if not refused:
+                late = event.local_error is not None
+                self._sink.limit("h2_outbound_fields" if late else "h2_invalid_message")
+            self._sink.reset(stream, code, not refused)
+        self._sink.closed(stream)
+
+    def _on_settings(self, event: ngh2.SettingsReceived) -> None:
+        settings = event.settings
+        self.peer_streams = settings.get(3, self.peer_streams)
+        self.connect_protocol |= settings.get(8, 0) == 1
+        self._sink.settings()
+        if 4 in settings:
+            self._sink.window(0)
+
+    def _on_window(self, event: ngh2.WindowUpdated) -> None:
+        stream = event.stream_id
+        if not stream or stream in self._open:
+            self._sink.window(stream)
+
+    def _on_goaway(self, event: ngh2.GoAwayReceived) -> None:
+        self.closing = True
+        self._told = event.error_code
+        self._sink.goaway(event.last_stream_id, event.error_code)
+
+    def _on_ignored(self, event: ngh2.Event) -> None:
+        pass
+
+    # What goes out.
+
+    def output(self, n: int = 65536) -> bytes:
+        data = b""
+        if self._tail:
+            data, self._tail = self._tail[:n], self._tail[n:]
+        if self._dead or len(data) == n:
+            return data
+        conn = self._conn
+        data = data + conn.data_to_send(n - len(data)) if data else conn.data_to_send(n)
+        if self._resets and len(data) < n and self._submit_resets():
+            data += conn.data_to_send(n - len(data))
+        self._cut = len(data) == n
+        # Closed streams, and what was wrong with a head, come to light as bytes are made.
+        events = conn.events()
+        if events:
+            handlers = _HANDLERS
+            for event in events:
+                handlers[event.__class__](self, event)
+        return data
+
+    def _submit_resets(self) -> bool:
+        """All bytes that may go are out, so no queued response is lost to a reset."""
+        conn, ready = self._conn, []
+        for stream, code in self._resets.items():
+            if code != NO_ERROR or not conn.queued_body_size(stream):
+                ready.append((stream, code))
+        for stream, code in ready:
+            del self._resets[stream]
+            conn.reset_stream(stream, code)
+        return bool(ready)
+
+    def request(self, fields: Sequence[Field], end: bool) -> int:
+        if self.closing or self._dead:
+            raise GoingAway("the connection takes no new streams")
+        if len(self._open) >= self.peer_streams or len(self._open) >= self._settings.streams:
+            raise StreamsExhausted("as many streams are open as may be")
+        try:
+            stream = self._conn.send_request(fields, end_stream=end)
+        except ngh2.NoAvailableStreamIDError:
+            raise StreamsExhausted("the connection's stream ids are used up") from None
+        except ngh2.NGH2Error as error:
+            raise GoingAway(str(error)) from None
+        self._open[stream] = _LIVE
+        return stream
+
+    def respond(self, stream: int, fields: Sequence[Field], end: bool) -> None:
+        if self._open.get(stream) == _LIVE and not self._dead:
+            try:
+                self._conn.send_response(stream, fields, end_stream=end)
+            except ngh2.StreamUnavailableError:
+                pass
+
+    def interim(self, stream: int, fields: Sequence[Field]) -> None:
+        if self._open.get(stream) == _LIVE and not self._dead:
+            try:
+                self._conn.send_informational_response(stream, fields)
+            except ngh2.StreamUnavailableError:
+                pass
+
+    def send(self, stream: int, data: bytes, end: bool) -> None:
+        if self._open.get(stream) == _LIVE and not self._dead:
+            try:
+                self._conn.send_data(stream, data, end_stream=end)
+            except (ngh2.StreamUnavailableError, ngh2.StreamProtocolError):
+                pass
+
+    def trailers(self, stream: int, fields: Sequence[Field]) -> None:
+        if self._open.get(stream) == _LIVE and not self._dead:
+            try:
+                self._conn.send_trailers(stream, fields)
+            except (ngh2.StreamUnavailableError, ngh2.StreamProtocolError):
+                pass
+
+    def end(self, stream: int) -> None:
+        self.send(stream, b"", True)
+
+    def reset(self, stream: int, code: int) -> None:
+        state = self._open.get(stream)
+        if state == _LIVE or stream in self._resets:
+            self._open[stream] = _TOLD
+            self._resets[stream] = code
+
+    def goaway(self, code: int, last: int | None = None) -> None:
+        if self._dead:
+            return
+        self.closing = True
+        if code == NO_ERROR:
+            self._conn.send_goaway(code, last_stream_id=last)
+            return
+        self._told = code
+        self._conn.terminate_connection(code, last_stream_id=last)
+        self._tail += self._conn.data_to_send()
+        self._dead = True
+
+    def notice(self) -> None:
+        if self._server and not self._dead:
+            self.closing = True
+            self._conn.send_goaway(NO_ERROR, last_stream_id=LAST_STREAM)
+
+    def ping(self, payload: bytes = bytes(8)) -> None:
+        if not self._dead:
+            self._conn.ping(payload)
+
+    def queued(self, stream: int) -> int:
+        return self._conn.queued_body_size(stream)
+
+    def taken(self, stream: int, n: int) -> None:
+        if not self._dead:
+            self._conn.acknowledge_received_data(n, stream)
+
+    @property
+    def can_open(self) -> bool:
+        held = len(self._open)
+        return (
+            held < self.peer_streams
+            and held < self._settings.streams
+            and not (self.closing or self._dead)
+            and self._conn.can_send_request
+        )
+
+    @property
+    def streams(self) -> int:
+        return len(self._open)
+
+    @property
+    def finished(self) -> bool:
+        if self._tail:
+            return False
+        return self._dead or not (self._conn.want_read or self._conn.want_write)
+
+
+def _flood(message: str) -> str:
+    """Which limit of ngh2 ended the connection; it says so in words only."""
+    for word, limit in _FLOODS.items():
+        if word in message:
+            return limit
+    return "h2_flood"
+
+
+_FLOODS = {
+    "header list": "h2_header_bomb",
+    "continuation": "h2_continuation_flood",
+    "CONTINUATION": "h2_continuation_flood",
+    "looding": "h2_control_flood",
+}
+
+
+def _configuration(settings: Settings) -> ngh2.Configuration:
+    known = _configurations.get(settings)
+    if known is None:
+        _configurations[settings] = known = ngh2.Configuration(
+            auto_window_update=False,
+            peer_max_concurrent_streams=_BEFORE_SETTINGS,
+            max_send_header_block_length=settings.send_field_bytes,
+            max_outbound_ack=settings.control_frames,
+            max_settings=settings.settings_entries,
+            max_continuations=settings.continuations,
+            stream_reset_rate_limit=(
+                settings.reset_burst * _NATIVE_MARGIN,
+                settings.reset_rate * _NATIVE_MARGIN,
+            ),
+            glitch_rate_limit=_GLITCHES,
+            max_inbound_header_list_size=settings.field_bytes_cap,
+            max_inbound_header_count=settings.fields_cap,
+        )
+    return known
+
+
+_configurations: dict[Settings, ngh2.Configuration] = {}
+"""One a role and set of limits; a process has a handful."""
+
+_HANDLERS: dict[type[ngh2.Event], Callable[[NGH2Engine, Any], None]] = {
+    ngh2.RequestReceived: NGH2Engine._on_request,
+    ngh2.ResponseReceived: NGH2Engine._on_response,
+    ngh2.InformationalResponseReceived: NGH2Engine._on_interim,
+    ngh2.DataReceived: NGH2Engine._on_data,
+    ngh2.TrailersReceived: NGH2Engine._on_trailers,
+    ngh2.StreamReset: NGH2Engine._on_reset,
+    ngh2.StreamClosed: NGH2Engine._on_closed,
+    ngh2.SettingsReceived: NGH2Engine._on_settings,
+    ngh2.WindowUpdated: NGH2Engine._on_window,
+    ngh2.GoAwayReceived: NGH2Engine._on_goaway,
+    ngh2.SettingsAcknowledged: NGH2Engine._on_ignored,
+    ngh2.PingReceived: NGH2Engine._on_ignored,
+    ngh2.PingAcknowledged: NGH2Engine._on_ignored,
+    ngh2.ConnectionClosed: NGH2Engine._on_end,
+    ngh2.PushedStreamReceived: NGH2Engine._on_ignored,
+    ngh2.AltSvcReceived: NGH2Engine._on_ignored,
+    ngh2.OriginReceived: NGH2Engine._on_ignored,
+    ngh2.PriorityUpdateReceived: NGH2Engine._on_ignored,
+}
