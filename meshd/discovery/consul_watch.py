@@ -8,12 +8,16 @@ a later one (Consul's documentation, "Blocking queries").  Its rules, and why:
   index that it reaches in an hour loses every change until then;
 * an index is at least 1, or the next query would not block;
 * after an answer that came at once, `PACE` seconds pass: a busy catalog costs a
-  read each `PACE`, not a core.  Nothing is lost, an answer is a whole state.
+  read each `PACE`, not a core.  Nothing is lost, an answer is a whole state;
+* the question after such a pause waits `DOUBT` seconds at most: an agent that is
+  restarted in the pause breaks no query, and the new one would hold this one, for
+  an index that it has not got, to the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -28,12 +32,13 @@ from meshd.discovery.view import Answer
 from meshkit.names import ServiceName
 
 PACE = 0.2
+DOUBT = 5.0  # as long as `consul_register` takes to see that the agent was exchanged
 BLOCKING = 140  # of `consul_http.CONNECTIONS`; the rest registers, lists and polls
 POLL_ROUND = 5.0  # seconds in which every polled service is asked once
 CATALOG = "/v1/catalog/services"  # beside service names, which have no slashes
 
-Ask = Callable[[int], Awaitable[tuple[Any, Any]]]
-"""index (0 = do not block) → (index as Consul wrote it, answer)."""
+Ask = Callable[[int, float], Awaitable[tuple[Any, Any]]]
+"""index (0 = do not block), seconds to block → (index as Consul wrote it, answer)."""
 
 
 def next_index(previous: int, answered: Any) -> int:
@@ -53,11 +58,11 @@ async def follow(
     ask: Ask, take: Callable[[Any], None], fail: Callable[[Exception], None], backoff: Backoff
 ) -> None:
     """Ask for ever, by the rules above.  ``take`` may raise MalformedAnswer."""
-    index = 0
+    index, wait = 0, WAIT
     while True:
         started = trio.current_time()
         try:
-            answered, answer = await ask(index)
+            answered, answer = await ask(index, wait)
             following = next_index(index, answered)
             take(answer)
         except FAULTS as fault:
@@ -67,6 +72,7 @@ async def follow(
         else:
             index = following
             backoff.reset()
+            wait = DOUBT if trio.current_time() < started + PACE else WAIT
             await trio.sleep_until(started + PACE)
 
 
@@ -143,7 +149,7 @@ class Watcher:
             self._faults.forget(name)
 
     async def _follow(self, name: str, scope: trio.CancelScope) -> None:
-        ask = self._ask_catalog if name == CATALOG else lambda index: self._ask(name, index)
+        ask = self._ask_catalog if name == CATALOG else partial(self._ask, name)
         with scope:
             await follow(
                 ask,
@@ -152,15 +158,15 @@ class Watcher:
                 Backoff(),
             )
 
-    def _ask_catalog(self, index: int) -> Awaitable[tuple[Any, Any]]:
+    def _ask_catalog(self, index: int, wait: float) -> Awaitable[tuple[Any, Any]]:
         asked: Awaitable[tuple[Any, Any]] = self._client.catalog.services(
-            index=index or None, wait=f"{WAIT:.0f}s"
+            index=index or None, wait=f"{wait:.0f}s"
         )
         return asked
 
-    def _ask(self, name: str, index: int) -> Awaitable[tuple[Any, Any]]:
+    def _ask(self, name: str, index: int, wait: float) -> Awaitable[tuple[Any, Any]]:
         asked: Awaitable[tuple[Any, Any]] = self._client.health.service(
-            name, index=index or None, wait=f"{WAIT:.0f}s"
+            name, index=index or None, wait=f"{wait:.0f}s"
         )
         return asked
 
@@ -215,7 +221,7 @@ class Watcher:
             started = trio.current_time()
             for name in self._polled:
                 try:
-                    _, answer = await self._ask(name, 0)
+                    _, answer = await self._ask(name, 0, WAIT)
                     self._take(name, answer)
                 except FAULTS as fault:
                     self._fail(name, fault)

@@ -11,8 +11,9 @@ import trio
 from consul.exceptions import ACLPermissionDenied, ClientError, ConsulException
 from trio.testing import MockClock
 
+from meshd.discovery.consul_http import WAIT
 from meshd.discovery.consul_records import MalformedAnswer
-from meshd.discovery.consul_watch import PACE, follow, next_index
+from meshd.discovery.consul_watch import DOUBT, PACE, follow, next_index
 from meshd.discovery.timing import LONGEST, Backoff
 
 INDEXES = [(0, "7", 7), (7, "7", 7), (7, "9", 9), (9, "7", 0), (0, "0", 1), (5, "0", 0)]
@@ -38,7 +39,7 @@ class Catalog:
         self.taken: list[Any] = []
         self.failed: list[Exception] = []
 
-    async def ask(self, index: int) -> tuple[Any, Any]:
+    async def ask(self, index: int, _wait: float) -> tuple[Any, Any]:
         self.asked.append(index)
         if not self.steps:
             await trio.sleep_forever()
@@ -120,3 +121,66 @@ async def test_a_catalog_that_changes_all_the_time_costs_no_busy_loop(
     await server.run()
     assert trio.current_time() - start >= 9_999 * PACE
     assert server.taken[-1] == 10_000
+
+
+class Restarted:
+    """Blocks as Consul does, and counts from 1 again at `restart`, which breaks no query."""
+
+    def __init__(self) -> None:
+        self.index = 50
+        self.waits: list[float] = []
+        self.seen: list[int] = []
+        self.changed = trio.Event()
+
+    async def ask(self, index: int, wait: float) -> tuple[Any, Any]:
+        self.waits.append(wait if index else 0.0)
+        with trio.move_on_after(self.waits[-1]):
+            while self.index <= index:
+                await self.changed.wait()
+        return str(self.index), self.index
+
+    def take(self, answer: int) -> None:
+        self.seen.append(answer)
+
+    def change(self, index: int) -> None:
+        self.index = index
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+def no_fault(fault: Exception) -> None:
+    raise fault
+
+
+async def test_an_agent_exchanged_in_the_pause_is_found_out_soon(
+    autojump_clock: MockClock,
+) -> None:
+    """Nothing broke, and the index that is waited for is one that the new agent has not got."""
+    agent = Restarted()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow, agent.ask, agent.take, no_fault, Backoff())
+        await trio.sleep(PACE / 2)
+        assert agent.seen == [50]
+        agent.index = 3
+        await trio.sleep(PACE)
+        agent.change(4)
+        await trio.sleep(DOUBT + PACE)
+        assert agent.seen[-1] == 4
+        agent.change(5)
+        await trio.sleep(2 * PACE)
+        assert agent.seen[-1] == 5
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_catalog_that_stays_as_it_is_is_asked_once_a_wait(
+    autojump_clock: MockClock,
+) -> None:
+    agent = Restarted()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow, agent.ask, agent.take, no_fault, Backoff())
+        await trio.sleep(PACE + DOUBT + 3.5 * WAIT)
+        assert agent.waits == [0.0, DOUBT, WAIT, WAIT, WAIT, WAIT]
+        agent.change(51)  # after a wait, not a pause: the next question is sent at once
+        await trio.sleep(PACE / 2)
+        assert (agent.seen[-1], agent.waits[-1]) == (51, WAIT)
+        nursery.cancel_scope.cancel()
