@@ -61,7 +61,7 @@ class Application:
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.application = self
         self.port = int(self._server.server_address[1])
-        Thread(target=self._server.serve_forever, daemon=True).start()
+        Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def note(self, request_id: str) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.meshd.agent.rig import Application, Host, Rig, free_port, get, until
+from tests.meshd.agent.rig import Host, Rig, free_port, get, until
 
 INSIDE, EDGE = "127.0.0.31", "127.0.0.32"
 
@@ -68,7 +68,7 @@ def start(rig: Rig) -> tuple[Host, int, int]:
     """A host with ``web`` and a gateway; returns the gateway and its ports."""
     inside = rig.host("a", INSIDE)
     port = free_port(INSIDE)
-    inside.declare("web", port, Application("web").port)
+    inside.declare("web", port, rig.application("web").port)
     rig.token(inside, "default/web")
     edge = rig.host("edge", EDGE, "gateway", bind=EDGE)
     rig.token(edge, "istio-system/mesh-gateway")

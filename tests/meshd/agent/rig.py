@@ -1,7 +1,8 @@
 """Real processes for tests: a mesh-ca, meshd and mesh-gateway agents, an application.
 
 Everything lives in one temporary folder and on one loopback address a host;
-`Rig.close` ends every process that was started, workers by their pid files.
+`Rig.close` ends every process that was started, workers by their pid files, and the
+applications.
 """
 
 from __future__ import annotations
@@ -74,7 +75,13 @@ class Application:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = int(self.server.server_address[1])
-        Thread(target=self.server.serve_forever, daemon=True).start()
+        self._thread = Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self._thread.join()
+        self.server.server_close()
 
 
 class Host:
@@ -191,6 +198,7 @@ class Rig:
         self.control = f"{address}:{free_port(address)}"
         self.leaf = leaf
         self.hosts: list[Host] = []
+        self.applications: list[Application] = []
         self.state = ["--state-dir", str(folder / "ca"), "--listen", self.control]
         subprocess.run([*CA, "init", *self.state, "--name", address], check=True)
         self.server: subprocess.Popen[bytes] | None = None
@@ -216,6 +224,11 @@ class Rig:
         host = Host(self, name, address, module, **config)
         self.hosts.append(host)
         return host
+
+    def application(self, name: str) -> Application:
+        """An application that ends with the rig."""
+        self.applications.append(Application(name))
+        return self.applications[-1]
 
     def token(self, host: Host, *accounts: str) -> None:
         made = self.post("/v1/tokens", {"host": host.name, "accounts": list(accounts)})
@@ -253,6 +266,8 @@ class Rig:
         if self.server is not None:
             self.server.kill()
             self.server.wait()
+        for application in self.applications:
+            application.close()
 
 
 CA = [sys.executable, "-c", "from ca.cli import main; main()"]

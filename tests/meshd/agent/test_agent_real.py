@@ -61,7 +61,7 @@ class Load:
 
 
 def test_a_host_joins_serves_and_keeps_its_keys_private(rig: Rig) -> None:
-    application = Application("web")
+    application = rig.application("web")
     host, port = start_host(rig, application)
     status, body = host.call(f"web:{port}")
     assert (status, json.loads(body)["name"]) == (200, "web")
@@ -81,7 +81,7 @@ def test_a_host_joins_serves_and_keeps_its_keys_private(rig: Rig) -> None:
 
 
 def test_killed_worker_and_killed_agent_cost_no_request(rig: Rig) -> None:
-    host, port = start_host(rig, Application("web"))
+    host, port = start_host(rig, rig.application("web"))
     before = host.pids()
     load = Load(host, port)
     try:
@@ -104,7 +104,7 @@ def test_killed_worker_and_killed_agent_cost_no_request(rig: Rig) -> None:
 
 
 def test_without_control_plane_everything_starts_from_disk(rig: Rig) -> None:
-    host, port = start_host(rig, Application("web"))
+    host, port = start_host(rig, rig.application("web"))
     revision = rig.apply(VIRTUAL_SERVICE.format(value="one"))
     until(lambda: host.admin("/status")["revision"] == revision, "revision live")
     time.sleep(6.0)  # instances are saved at most every 5 s
@@ -137,7 +137,7 @@ spec:
 
 
 def test_the_server_asks_and_the_host_answers_from_its_snapshot(rig: Rig) -> None:
-    host, _ = start_host(rig, Application("web"))
+    host, _ = start_host(rig, rig.application("web"))
     revision = rig.apply(VIRTUAL_SERVICE.format(value="one"))
     until(lambda: host.admin("/status")["revision"] == revision, "revision live")
     routes = rig.get("/v1/hosts/a/config", {"what": "routes"})["routes"]
@@ -149,7 +149,7 @@ def test_the_server_asks_and_the_host_answers_from_its_snapshot(rig: Rig) -> Non
 
 
 def test_a_broken_service_file_is_refused_with_its_line_and_nothing_changes(rig: Rig) -> None:
-    host, port = start_host(rig, Application("web"))
+    host, port = start_host(rig, rig.application("web"))
     (host.folder / "services.d" / "shop.yaml").write_text("name: shop\nprots: []\n")
     refused = host.admin("/reload", "POST")["error"]["message"]
     assert "shop.yaml:2:1" in refused
@@ -160,8 +160,8 @@ def test_a_broken_service_file_is_refused_with_its_line_and_nothing_changes(rig:
 
 
 def test_a_service_without_entitlement_is_refused_and_the_rest_serves(rig: Rig) -> None:
-    host, port = start_host(rig, Application("web"))
-    host.declare("bank", free_port(ADDRESS), Application("bank").port, user="nobody")
+    host, port = start_host(rig, rig.application("web"))
+    host.declare("bank", free_port(ADDRESS), rig.application("bank").port, user="nobody")
     assert host.process is not None
     host.process.send_signal(signal.SIGHUP)
     refused = until(lambda: host.admin("/status")["refused"], "refusal")
@@ -176,7 +176,7 @@ def test_a_service_without_entitlement_is_refused_and_the_rest_serves(rig: Rig) 
 
 
 def test_a_second_agent_on_the_same_folder_says_why_it_ends(rig: Rig) -> None:
-    host, _ = start_host(rig, Application("web"))
+    host, _ = start_host(rig, rig.application("web"))
     first = host.process
     assert first is not None
     host.start()
@@ -189,7 +189,7 @@ def test_a_second_agent_on_the_same_folder_says_why_it_ends(rig: Rig) -> None:
 
 def test_own_workers_end_with_the_agent_even_when_it_is_killed(rig: Rig) -> None:
     host = rig.host("a", ADDRESS)
-    host.declare("web", free_port(ADDRESS), Application("web").port)
+    host.declare("web", free_port(ADDRESS), rig.application("web").port)
     rig.token(host, "default/web")
     for number in (signal.SIGKILL, signal.SIGTERM):
         host.start("--own-workers")
@@ -201,9 +201,9 @@ def test_own_workers_end_with_the_agent_even_when_it_is_killed(rig: Rig) -> None
 
 
 def test_callers_leave_a_host_before_it_is_shut_down(rig: Rig) -> None:
-    caller, port = start_host(rig, Application("one"))
+    caller, port = start_host(rig, rig.application("one"))
     host = rig.host("b", "127.0.0.22")
-    host.declare("web", port, Application("two").port)
+    host.declare("web", port, rig.application("two").port)
     rig.token(host, "default/web")
     host.start("--own-workers")
     host.wait_ready()
@@ -232,7 +232,7 @@ def alive(pid: int) -> bool:
 def test_certificates_are_renewed_while_requests_flow(tmp_path: Path) -> None:
     rig = Rig(tmp_path, leaf="60s")
     try:
-        host, port = start_host(rig, Application("web"))
+        host, port = start_host(rig, rig.application("web"))
         first = host.admin("/config/certs")["certs"]
         load = Load(host, port)
         renewed = until(
@@ -253,5 +253,5 @@ def test_certificates_are_renewed_while_requests_flow(tmp_path: Path) -> None:
 
 
 def test_plaintext_port_is_served_beside_mtls(rig: Rig) -> None:
-    _, port = start_host(rig, Application("web"))
+    _, port = start_host(rig, rig.application("web"))
     assert get(ADDRESS, port, "/")[0] == 200

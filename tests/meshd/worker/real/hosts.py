@@ -40,7 +40,8 @@ class Application:
         self.connections = 0
         self._sock = listen()
         self.port: int = self._sock.getsockname()[1]
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
         while True:
@@ -59,6 +60,8 @@ class Application:
                 pass
 
     def close(self) -> None:
+        self._sock.shutdown(socket.SHUT_RDWR)  # a close alone does not end the accept
+        self._thread.join()
         self._sock.close()
 
 
