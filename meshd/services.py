@@ -148,3 +148,7 @@ def _service_claims(service: LocalService, here: str) -> Iterator[_Claim]:
         own = f"upstream {name} {index}"
         what = f"local port of {name}"
         yield _Claim(address.strip("[]"), int(port_text), own, what, upstream.position, label)
+    if service.capture:
+        address, _, port_text = service.capture.rpartition(":")
+        own, what = f"capture {name}", f"capture port of {name}"
+        yield _Claim(address.strip("[]"), int(port_text), own, what, where, "capture")

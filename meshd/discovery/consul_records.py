@@ -21,6 +21,7 @@ from urllib.parse import quote
 from meshd.discovery.base import Instance
 from meshd.discovery.local import HostAddress, instance_name
 from meshd.discovery.view import Answer, Key, key_of
+from meshkit.model.protocols import normal
 from meshkit.model.resources import Health, LocalService, ServicePort
 from meshkit.names import ServiceName
 
@@ -210,7 +211,7 @@ def read_instance(entry: Mapping[str, Any]) -> Instance | None:
         host=meta.get(f"{TAG}-host") or node["Node"],
         address=mesh.get("Address") or service.get("Address") or node["Address"],
         port=service["Port"],
-        protocol=meta.get(f"{TAG}-protocol") or meta.get("protocol", FOREIGN_PROTOCOL),
+        protocol=normal(meta.get(f"{TAG}-protocol") or meta.get("protocol") or FOREIGN_PROTOCOL),
         mesh_port=mesh.get("Port"),
         port_name=meta.get(f"{TAG}-port-name", ""),
         labels=labels_from_meta(meta) if ours else dict(meta),

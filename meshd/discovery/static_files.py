@@ -11,9 +11,10 @@ from meshd.discovery.base import Instance
 from meshd.discovery.view import Answer, key_of
 from meshkit.model.decode import INVALID, Field, ListOf, Message, Parts, Spot
 from meshkit.model.dns import IP, LABEL, LABELS, NAME
+from meshkit.model.ports import LOCAL_PROTOCOL
 from meshkit.model.problems import Position, Problem
 from meshkit.model.report import Report
-from meshkit.model.scalars import BOOL, PORT, STRING, Int
+from meshkit.model.scalars import BOOL, PORT, Int
 from meshkit.model.yaml_reader import read
 from meshkit.names import ServiceName
 
@@ -38,7 +39,7 @@ _INSTANCE = Message(
         Field("address", IP, required=True),
         Field("port", PORT, required=True, note="the service's port"),
         Field("portName", LABEL),
-        Field("protocol", STRING, note="default HTTP"),
+        Field("protocol", LOCAL_PROTOCOL, note="default HTTP"),
         Field("meshPort", PORT, note="meshd's mTLS port; absent: plaintext"),
         Field("labels", LABELS),
         Field("weight", Int(0, 65535), note="default 1"),

@@ -218,6 +218,8 @@ class ServiceEntry:
     location: Literal["MESH_EXTERNAL", "MESH_INTERNAL"] = "MESH_EXTERNAL"
     endpoints: tuple[WorkloadEntrySpec, ...] = ()
     workload_selector: Mapping[str, str] | None = None
+    addresses: tuple[str, ...] = ()
+    """IP addresses and networks, canonical."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +260,16 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """An explicit local port: ``listen`` (loopback address:port) → service host and port."""
+    """An explicit local port: ``listen`` (loopback address:port) → service host and port.
+
+    ``protocol`` "" = what the service's port declares.
+    """
 
     listen: str
     host: str
     port: int
     position: Position = NOWHERE
+    protocol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +279,8 @@ class LocalService:
     ``user`` is the Unix user name or numeric uid that owns the process: the
     caller's identity on outbound connections; "" = the uid meshd runs as.
     ``instance`` tells instances of one service on one host apart (default: the
-    version, else ``main``).
+    version, else ``main``).  ``capture`` is the loopback address:port that a redirect
+    rule sends its outbound connections to; "" = none.
     """
 
     name: str
@@ -286,4 +293,5 @@ class LocalService:
     user: str = ""
     health: Health | None = None
     upstreams: tuple[Upstream, ...] = ()
+    capture: str = ""
     position: Position = NOWHERE

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from ipaddress import ip_network
 from typing import Any
 
 from meshkit.model.common import EXPORT_TO, Draft
 from meshkit.model.decode import INVALID, Field, ListOf, MapOf, Message, Parts, Spot, later
 from meshkit.model.dns import IP, LABELS, NAME, is_host
+from meshkit.model.ports import PROTOCOL
+from meshkit.model.protocols import contradicts, of_name
 from meshkit.model.resources import Port, ServiceEntry, WorkloadEntry, WorkloadEntrySpec
 from meshkit.model.scalars import PORT, STRING, Enum, Int, String
 
-_LATER_PROTOCOLS = ("HTTPS", "GRPC", "GRPC-WEB", "HTTP2", "TCP", "TLS", "MONGO")
-_PROTOCOL = Enum(
-    {"HTTP": "HTTP"},
-    later=dict.fromkeys(_LATER_PROTOCOLS, "only HTTP runs so far"),
-    fold=True,
-)
 _STATIC = "write resolution: STATIC and list endpoints with IP addresses"
 
 
@@ -27,24 +24,36 @@ def _entry_host(text: str, spot: Spot) -> Any:
     return spot.error(f'"{text[:70]}" is not a host', "write a DNS name or *.suffix")
 
 
+def _address(text: str, spot: Spot) -> Any:
+    """An address, or a network with no bits beyond its prefix."""
+    try:
+        network = ip_network(text)
+    except ValueError:
+        remedy = "write such as 10.1.2.3 or 10.1.0.0/16 (no bits beyond the prefix)"
+        return spot.error(f'"{text[:70]}" is not an IP address or CIDR', remedy)
+    if "%" in text:
+        return spot.error(f'"{text[:70]}" names a scope', "write the address alone")
+    one = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if one else network)
+
+
 def _port(parts: Parts) -> Any:
-    if not parts.given("protocol"):
-        return parts.spot.error(
-            "a port without protocol is TCP, which is not supported yet",
-            "write protocol: HTTP",
-            "not-supported-yet",
-        )
-    protocol = parts.get("protocol")
-    if protocol is None:
+    """⚠ Without protocol it is TCP, whatever the name says."""
+    if parts.given("protocol") and parts.get("protocol") is None:
         return INVALID
-    return Port(parts.get("number"), protocol, parts.get("name"), parts.get("targetPort"))
+    name, protocol = parts.get("name"), parts.get("protocol", "TCP")
+    if contradicts(name, protocol):
+        where = parts.at("protocol") if parts.given("protocol") else parts.at("name")
+        message = f'the port is {protocol}, though its name "{name}" declares {of_name(name)}'
+        where.warn(message, f"add protocol: {of_name(name)}, or rename the port")
+    return Port(parts.get("number"), protocol, name, parts.get("targetPort"))
 
 
 SERVICE_PORT = Message(
     "ServicePort",
     (
         Field("number", PORT, required=True),
-        Field("protocol", _PROTOCOL, note="absent means TCP, which is refused"),
+        Field("protocol", PROTOCOL, note="absent means TCP; the name declares nothing here"),
         Field("name", STRING, required=True),
         Field("targetPort", PORT, note="default: number"),
     ),
@@ -129,6 +138,7 @@ def _build(parts: Parts) -> Draft:
         parts.get("location", "MESH_EXTERNAL"),
         parts.get("endpoints", ()),
         parts.get("workloadSelector"),
+        tuple(dict.fromkeys(parts.get("addresses", ()))),
     )
 
 
@@ -136,7 +146,11 @@ SERVICE_ENTRY = Message(
     "ServiceEntry",
     (
         Field("hosts", ListOf(String("a host", _entry_host), at_least=1), required=True),
-        later("addresses", ListOf(STRING)),
+        Field(
+            "addresses",
+            ListOf(String("an IP address or CIDR", _address)),
+            note="of captured connections; a TCP port without any is matched by its number",
+        ),
         Field("ports", ListOf(SERVICE_PORT, at_least=1), required=True),
         Field(
             "location",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from meshkit.model.decode import INVALID, Field, ListOf, Message, Parts, Spot, later
 from meshkit.model.dns import HOST, IP, LABEL, LABELS, NAME, is_ip, label_value
+from meshkit.model.ports import LOCAL_PROTOCOL
 from meshkit.model.problems import Position, Problem
+from meshkit.model.protocols import is_http, is_http2
 from meshkit.model.report import Report
 from meshkit.model.resources import Health, LocalService, ServicePort, Upstream
-from meshkit.model.scalars import DURATION, PORT, STRING, Enum, String
+from meshkit.model.scalars import DURATION, PORT, STRING, String
+from meshkit.model.service_ports import SERVICE_PORT, check_unique, ports_of
 from meshkit.model.values import Value
 from meshkit.model.yaml_reader import read
 
@@ -63,36 +65,6 @@ def _path(text: str, spot: Spot) -> Any:
     return spot.error(f'"{text[:60]}" is not a path', "write such as /health")
 
 
-_PROTOCOL = Enum(
-    {"HTTP": "HTTP"},
-    later=dict.fromkeys(
-        ("HTTPS", "HTTP2", "GRPC", "GRPC-WEB", "TCP", "TLS"), "only HTTP runs so far"
-    ),
-    fold=True,
-)
-
-
-def _port(parts: Parts) -> ServicePort:
-    number = parts.get("port")
-    return ServicePort(
-        parts.get("name", ""),
-        number,
-        parts.get("targetPort", number),
-        parts.get("protocol", "HTTP"),
-    )
-
-
-_PORT = Message(
-    "port",
-    (
-        Field("name", LABEL, note="default http, where there is one port"),
-        Field("port", PORT, required=True, note="what callers use"),
-        Field("targetPort", PORT, note="where the application listens; default: port"),
-        Field("protocol", _PROTOCOL, note="default HTTP"),
-    ),
-    _port,
-)
-
 _HEALTH = Message(
     "health",
     (
@@ -109,32 +81,16 @@ _UPSTREAM = Message(
         Field("listen", String("a loopback address:port", _listen), required=True),
         Field("host", HOST, required=True, note="short: this service's namespace"),
         Field("port", PORT, required=True),
+        Field("protocol", LOCAL_PROTOCOL, note="default: what the service's port declares"),
     ),
     lambda parts: Upstream(
-        parts.get("listen"), parts.get("host"), parts.get("port"), parts.spot.position
+        parts.get("listen"),
+        parts.get("host"),
+        parts.get("port"),
+        parts.spot.position,
+        parts.get("protocol", ""),
     ),
 )
-
-
-def _ports(parts: Parts) -> tuple[ServicePort, ...]:
-    ports: tuple[ServicePort, ...] = parts.get("ports", ())
-    spot = parts.at("ports")
-    if len(ports) == 1 and not ports[0].name:
-        only = ports[0]
-        return (ServicePort("http", only.port, only.target, only.protocol),)
-    for port in ports:
-        if not port.name:
-            spot.error(f"port {port.port} has no name", "name each of several ports", "required")
-    _check_unique(spot, "port", [str(port.port) for port in ports])
-    _check_unique(spot, "port name", [port.name for port in ports if port.name])
-    _check_unique(spot, "targetPort", [str(port.target) for port in ports])
-    return ports
-
-
-def _check_unique(spot: Spot, what: str, used: Iterable[str]) -> None:
-    for each, times in Counter(used).items():
-        if times > 1:
-            spot.error(f"the {what} {each} is given twice", "change or remove one", "duplicate")
 
 
 def _health(parts: Parts, ports: tuple[ServicePort, ...]) -> Any:
@@ -148,7 +104,18 @@ def _health(parts: Parts, ports: tuple[ServicePort, ...]) -> Any:
     interval, timeout = health.get("interval", 5.0), health.get("timeout", 1.0)
     if timeout > interval:
         health.at("timeout").error("the timeout is longer than the interval", "shorten it")
+    if health.given("http"):
+        _check_health_port(health, port, ports)
     return Health(health.get("http"), port, interval, timeout)
+
+
+def _check_health_port(health: Parts, number: int, ports: tuple[ServicePort, ...]) -> None:
+    """The check speaks HTTP/1.1, which not every port does."""
+    asked = next((port for port in ports if port.target == number), None)
+    if asked is not None and (is_http2(asked.protocol) or not is_http(asked.protocol)):
+        message = f"the check speaks HTTP/1.1, and port {number} is {asked.protocol}"
+        remedy = "remove http: (a TCP connect), or give port: one that speaks HTTP/1.1"
+        health.at("http").warn(message, remedy)
 
 
 def _labels(parts: Parts) -> dict[str, str]:
@@ -164,11 +131,11 @@ def _labels(parts: Parts) -> dict[str, str]:
 
 def _build(parts: Parts) -> Any:
     labels = _labels(parts)
-    ports = _ports(parts)
+    ports = ports_of(parts)
     health = _health(parts, ports)
     upstreams: tuple[Upstream, ...] = parts.get("upstreams", ())
-    _check_unique(parts.at("upstreams"), "address", [each.listen for each in upstreams])
-    if not parts.given("ports") and not upstreams and not parts.given("upstreams"):
+    check_unique(parts.at("upstreams"), "address", [each.listen for each in upstreams])
+    if not any(map(parts.given, ("ports", "upstreams", "capture"))):
         remedy = "add ports: that it serves, or upstreams: that it calls"
         parts.spot.error("the service neither serves nor calls", remedy, "required")
     instance = parts.get("instance") or _instance(parts, labels)
@@ -185,6 +152,7 @@ def _build(parts: Parts) -> Any:
         user=parts.get("user", ""),
         health=health,
         upstreams=upstreams,
+        capture=parts.get("capture", ""),
         position=parts.spot.position,
     )
 
@@ -207,9 +175,14 @@ SERVICE = Message(
         Field("user", _User(), note="who owns the process; default: meshd's own user"),
         later("unit", STRING, "give the Unix user of the service: user:"),
         Field("address", IP, note="where the application listens; default 127.0.0.1"),
-        Field("ports", ListOf(_PORT)),
+        Field("ports", ListOf(SERVICE_PORT)),
         Field("health", _HEALTH),
         Field("upstreams", ListOf(_UPSTREAM)),
+        Field(
+            "capture",
+            String("a loopback address:port", _listen),
+            note="where a redirect rule of yours sends the connections that it makes",
+        ),
         Field("instance", LABEL, note="default: the version, else main"),
     ),
     _build,
@@ -261,4 +234,7 @@ def _conflicts(services: Iterable[LocalService]) -> list[Problem]:
             address = upstream.listen
             remedy = "choose another port"
             take(("listen", address), upstream.position, "listen", address, remedy)
+        if each.capture:
+            remedy = "give each service a port of its own: it tells who calls"
+            take(("listen", each.capture), each.position, "capture", each.capture, remedy)
     return found

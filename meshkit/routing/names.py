@@ -1,5 +1,7 @@
 """Host patterns: exact names and ``*`` wildcards, which win, where they overlap.
 
+(And, for the workers, the protocols by kind: `meshkit.model.protocols`.)
+
 The most specific host wins: exact, then the longest wildcard.  ``*.x`` covers any
 number of labels in front and does not cover ``x`` itself.
 """
@@ -9,39 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+from meshkit.model.protocols import AUTO as AUTO
+from meshkit.model.protocols import HTTP2_PROTOCOLS as HTTP2_PROTOCOLS
+from meshkit.model.protocols import HTTP_PROTOCOLS as HTTP_PROTOCOLS
+from meshkit.model.protocols import PROTOCOLS as PROTOCOLS
+from meshkit.model.protocols import TCP_PROTOCOLS as TCP_PROTOCOLS
+from meshkit.model.protocols import is_http as is_http
+from meshkit.model.protocols import is_http2 as is_http2
+from meshkit.model.protocols import is_tcp as is_tcp
+from meshkit.model.protocols import is_tls as is_tls
+
 T = TypeVar("T")
-
-HTTP_PROTOCOLS = frozenset(("HTTP", "HTTP2", "GRPC", "GRPC-WEB"))
-"""Protocols whose requests are routed one by one."""
-HTTP2_PROTOCOLS = frozenset(("HTTP2", "GRPC"))
-"""Those of them that an application expects as HTTP/2; it need not speak HTTP/1.1."""
-TLS_PROTOCOLS = frozenset(("TLS", "HTTPS"))
-"""Bytes to us that begin with a ClientHello, whose server name can route."""
-TCP_PROTOCOLS = TLS_PROTOCOLS | frozenset(("TCP", "MONGO", "MYSQL", "REDIS"))
-"""Protocols whose connections are routed whole."""
-AUTO = "AUTO"
-"""Ours: the first bytes say whether it is HTTP; a service must ask for it."""
-PROTOCOLS = HTTP_PROTOCOLS | TCP_PROTOCOLS | {AUTO}
-
-
-def is_http(protocol: str) -> bool:
-    """Requests to such a port may be routed as HTTP (AUTO: if they look like it)."""
-    return protocol in HTTP_PROTOCOLS or protocol == AUTO
-
-
-def is_http2(protocol: str) -> bool:
-    """The application behind such a port expects HTTP/2."""
-    return protocol in HTTP2_PROTOCOLS
-
-
-def is_tcp(protocol: str) -> bool:
-    """Connections to such a port may be routed whole (AUTO: unless they look like HTTP)."""
-    return protocol in TCP_PROTOCOLS or protocol == AUTO
-
-
-def is_tls(protocol: str) -> bool:
-    """Connections to such a port begin with a ClientHello."""
-    return protocol in TLS_PROTOCOLS
 
 
 def suffixes(host: str) -> Iterator[str]:

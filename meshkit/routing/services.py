@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshkit.identity.spiffe import account_id
+from meshkit.model.protocols import normal
 from meshkit.model.resources import Port, ServiceEntry, WorkloadEntry, WorkloadEntrySpec
 from meshkit.names import MeshSettings, ServiceName, host_of, service_of
 from meshkit.routing.inputs import InstanceLike, NamedPort, NamingLike
@@ -67,8 +68,8 @@ def from_discovery(
 ) -> Service:
     """A service of the mesh, or a plain one that discovery alone knows."""
     named = naming.ports if naming is not None else ()
-    ports = [NamedPort(p.name, p.port, p.protocol) for p in named]
-    found = [NamedPort(i.port_name, i.port, i.protocol) for i in instances]
+    ports = [NamedPort(p.name, p.port, normal(p.protocol)) for p in named]
+    found = [NamedPort(i.port_name, i.port, normal(i.protocol)) for i in instances]
     return Service(
         host=host_of(name, mesh.domain),
         name=name,

@@ -67,6 +67,12 @@ def test_an_explicit_local_port_is_a_claim_too() -> None:
     assert "127.0.0.1:8080" in said(service("b", 81, 8080), caller)[0]
 
 
+def test_a_capture_port_is_a_claim_too() -> None:
+    caller = LocalService("a", "default", "a", "v1", {}, (), capture="127.0.0.1:8080")
+    (message,) = said(service("b", 81, 8080), caller)
+    assert "capture port of default/a/v1) is taken by application default/b" in message
+
+
 def test_a_duplicate_instance_is_refused() -> None:
     first, second = service("a", 80, 8080), service("a", 80, 8081)
     assert service_id(first) == "default/a/v1"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import trio
@@ -116,6 +117,15 @@ class Conformance:
         await world.publish("vm1", [one, service(REVIEWS, "v2", target=world.target)])
         await world.publish("vm2", [service(REVIEWS, "v1", target=world.target)])
         await until(world, lambda view: instances(view) == "vm1/v1 vm1/v1 vm1/v2 vm2/v1")
+
+    async def test_protocols_arrive_as_declared(self, world: World) -> None:
+        world.watcher.watch([REVIEWS])
+        declared = {9080: "GRPC", 9081: "MYSQL", 9082: "AUTO"}
+        one = service(REVIEWS, "v1", target=world.target, ports=tuple(declared))
+        ports = tuple(replace(port, protocol=declared[port.port]) for port in one.ports)
+        await world.publish("vm1", [replace(one, ports=ports)])
+        view = await until(world, lambda view: len(view.instances.get(REVIEWS, ())) == 3)
+        assert {i.port: i.protocol for i in view.instances[REVIEWS]} == declared
 
     async def test_namespaces_are_told_apart(self, world: World) -> None:
         world.watcher.watch([REVIEWS, STAGING])

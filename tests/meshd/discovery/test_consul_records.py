@@ -108,6 +108,24 @@ def entry(service: dict[str, Any], *checks: tuple[str, str]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    ("meta", "protocol"),
+    [
+        ({}, "HTTP"),
+        ({"protocol": "tcp"}, "TCP"),
+        ({"protocol": "grpc"}, "GRPC"),
+        ({"protocol": "carrier-pigeon"}, "TCP"),
+    ],
+)
+def test_a_foreign_service_may_say_its_protocol(meta: dict[str, str], protocol: str) -> None:
+    """Consul's users write it in lower case; what nobody knows can only be bytes."""
+    service = {"ID": "x", "Service": "x", "Port": 1, "Address": "10.0.0.1", "Meta": meta}
+    found = records.read_instance(
+        {"Node": {"Node": "n", "Address": "10.0.0.1"}, "Service": service}
+    )
+    assert found is not None and found.protocol == protocol
+
+
 def test_a_service_without_our_meta_is_plaintext_in_default() -> None:
     (answer,) = read_health([entry({"Meta": {"version": "v2"}, "Weights": {"Passing": 5}})]).items()
     web = ServiceName("default", "web")

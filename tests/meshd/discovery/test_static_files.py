@@ -20,6 +20,7 @@ instances:
   labels: {version: v1}
   weight: 3
 - {host: vm2, address: 10.0.0.2, port: 9080}
+- {host: vm2, address: 10.0.0.2, port: 5432, protocol: tcp}
 - {host: vm3, address: 10.0.0.3, port: 9080, healthy: false}
 """
 
@@ -33,6 +34,7 @@ def test_a_whole_document() -> None:
             REVIEWS, "v1", "vm1", "10.0.0.1", 9080, "HTTP", 15443, "http", {"version": "v1"}, 3
         ),
         Instance(REVIEWS, "main", "vm2", "10.0.0.2", 9080, "HTTP"),
+        Instance(REVIEWS, "main", "vm2", "10.0.0.2", 5432, "TCP"),
     )
     assert answer.failing == {("vm3", "main", 9080)}
 

@@ -102,8 +102,10 @@ SAMPLES: dict[str, dict[str, Any]] = {
     },
     "ServiceEntry": {
         "hosts[]": "c.d",
+        "addresses[]": "10.9.0.0/16",
         "ports[].number": 81,
         "ports[].name": "i",
+        "ports[].protocol": "TCP",
         "ports[].targetPort": 81,
         "location": "MESH_INTERNAL",
         "endpoints[].address": "10.0.0.2",
@@ -141,7 +143,6 @@ KEYS = {"portLevelMtls{}.mode": "8080"}
 ONE_VALUE = {
     ("Gateway", "servers[].tls.mode"),
     ("ServiceEntry", "resolution"),
-    ("ServiceEntry", "ports[].protocol"),
 }
 """Fields with a single value so far, which the base must give: see the test below."""
 

@@ -105,6 +105,21 @@ def test_trap_24_service_entry_defaults() -> None:
     )
 
 
+def test_trap_a_port_of_an_entry_without_protocol_is_tcp() -> None:
+    """⚠ Whatever its name: only a warning says so where the name means something else."""
+    spec = (
+        "hosts: [a.b], ports: [{number: 1, name: db}, {number: 2, name: s, protocol: https},"
+        " {number: 3, name: grpc, protocol: TCP}], resolution: STATIC,"
+        " addresses: [10.1.2.3/32, 'FD00::/8', 10.1.2.3], endpoints: [{address: 10.0.0.1}]"
+    )
+    loaded = load_text(text("ServiceEntry", spec), "f.yaml")
+    found: Any = loaded.resources[0]
+    assert [port.protocol for port in found.ports] == ["TCP", "HTTPS", "TCP"]
+    assert found.addresses == ("10.1.2.3", "fd00::/8")
+    (problem,) = loaded.problems
+    assert 'though its name "grpc" declares GRPC' in str(problem)
+
+
 def test_workload_entry() -> None:
     found = load("WorkloadEntry", "address: 10.0.0.1, labels: {app: a}")
     assert found.spec.address == "10.0.0.1"
@@ -245,11 +260,18 @@ ENTRY = f"hosts: [a.b], {PORTS}, resolution: STATIC"
             "exclude each other",
         ),
         ("ServiceEntry", f"hosts: ['*'], {PORTS}, resolution: STATIC", "not a host"),
-        ("ServiceEntry", f"{ENTRY}, addresses: [10.0.0.1]", '"addresses" is not supported yet'),
+        ("ServiceEntry", f"{ENTRY}, addresses: [a.b]", "not an IP address or CIDR"),
+        ("ServiceEntry", f"{ENTRY}, addresses: [10.0.0.1/8]", "no bits beyond the prefix"),
+        ("ServiceEntry", f"{ENTRY}, addresses: ['fe80::1%eth0']", "names a scope"),
         (
             "ServiceEntry",
-            "hosts: [a.b], ports: [{number: 80, name: h}], resolution: STATIC",
-            "a port without protocol is TCP",
+            "hosts: [a.b], ports: [{number: 80, name: http-x}], resolution: STATIC",
+            'the port is TCP, though its name "http-x" declares HTTP',
+        ),
+        (
+            "ServiceEntry",
+            "hosts: [a.b], ports: [{number: 80, name: x, protocol: UDP}], resolution: STATIC",
+            "UDP is not carried",
         ),
         (
             "ServiceEntry",

@@ -85,7 +85,22 @@ def test_a_service_may_only_call() -> None:
         ("name: a\nuser: -1\nports: [{port: 80}]", "not a Unix user name"),
         ("name: a\nuser: true\nports: [{port: 80}]", "expected a Unix user name"),
         ("name: a\nuser: 4294967295\nports: [{port: 80}]", "not a Unix user name"),
-        ("name: a\nports: [{port: 80, protocol: TCP}]", '"TCP" is not supported yet'),
+        ("name: a\nports: [{port: 80, protocol: UDP}]", "UDP is not carried: leave the port out"),
+        ("name: a\nports: [{port: 80, protocol: HTP}]", 'did you mean "HTTP"'),
+        ("name: a\nports: [{port: 80, appProtocol: udp}]", 'unknown appProtocol "udp"'),
+        (
+            "name: a\nports: [{port: 80, protocol: HTTP, appProtocol: kubernetes.io/h2c}]",
+            "appProtocol means HTTP2, but protocol is HTTP",
+        ),
+        (
+            "name: a\nports: [{port: 80, name: tcp-x, protocol: HTTP}]",
+            'the name "tcp-x" declares TCP, but the protocol is HTTP',
+        ),
+        (
+            "name: a\nports: [{port: 80, name: grpc, appProtocol: http}]",
+            'the name "grpc" declares GRPC, but the protocol is HTTP',
+        ),
+        ("name: a\ncapture: 10.0.0.1:80", "not a loopback address"),
         ("name: a\nports: [{port: 80}, {port: 81}]", "port 80 has no name"),
         ("name: a\nports: [{port: 80, name: a}, {port: 80, name: b}]", "port 80 is given twice"),
         ("name: a\nports: [{port: 80, name: a}, {port: 81, name: a}]", "name a is given twice"),
@@ -113,6 +128,64 @@ def test_refused(text: str, said: str) -> None:
     loaded = load_services(text + "\n", "s.yaml")
     assert not loaded.services
     assert any(said in str(problem) for problem in loaded.problems), loaded.problems
+
+
+@pytest.mark.parametrize(
+    ("port", "protocol", "name"),
+    [
+        ("port: 80", "HTTP", "http"),
+        ("port: 80, protocol: tcp", "TCP", "tcp"),
+        ("port: 80, protocol: AUTO", "AUTO", "auto"),
+        ("port: 80, protocol: grpc-web", "GRPC-WEB", "grpc-web"),
+        ("port: 80, name: web", "HTTP", "web"),
+        ("port: 80, name: grpc", "GRPC", "grpc"),
+        ("port: 80, name: grpc-web", "GRPC-WEB", "grpc-web"),
+        ("port: 80, name: grpcx", "HTTP", "grpcx"),
+        ("port: 80, name: http2-api", "HTTP2", "http2-api"),
+        ("port: 80, name: https-api", "HTTPS", "https-api"),
+        ("port: 80, name: tls", "TLS", "tls"),
+        ("port: 80, name: mysql-x", "MYSQL", "mysql-x"),
+        ("port: 80, name: redis", "REDIS", "redis"),
+        ("port: 80, name: mongo", "MONGO", "mongo"),
+        ("port: 80, name: http-api, protocol: HTTP2", "HTTP2", "http-api"),
+        ("port: 80, name: tcp-x, protocol: TLS", "TLS", "tcp-x"),
+        ("port: 80, name: tcp, protocol: AUTO", "AUTO", "tcp"),
+        ("port: 80, appProtocol: kubernetes.io/h2c", "HTTP2", "http2"),
+        ("port: 80, appProtocol: kubernetes.io/ws", "HTTP", "http"),
+        ("port: 80, appProtocol: kubernetes.io/wss", "HTTPS", "https"),
+        ("port: 80, appProtocol: grpc, name: api", "GRPC", "api"),
+    ],
+)
+def test_a_port_declares_its_protocol(port: str, protocol: str, name: str) -> None:
+    """By protocol, else appProtocol, else the prefix of its name, else it is HTTP."""
+    found = one(f"name: a\nports: [{{{port}}}]\n").ports[0]
+    assert (found.protocol, found.name) == (protocol, name)
+
+
+def test_a_usual_port_of_something_else_is_asked_about() -> None:
+    loaded = load_services("name: a\nports: [{port: 3306}]\n", "s.yaml")
+    assert loaded.services[0].ports[0].protocol == "HTTP"
+    (problem,) = loaded.problems
+    assert str(problem).startswith("s.yaml:2:") and "add protocol: MYSQL" in str(problem)
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "GRPC", "TLS"])
+def test_an_http_check_of_a_port_that_does_not_speak_it(protocol: str) -> None:
+    text = f"name: a\nports: [{{port: 80, protocol: {protocol}}}]\nhealth: {{http: /}}\n"
+    (problem,) = load_services(text, "s.yaml").problems
+    assert f"speaks HTTP/1.1, and port 80 is {protocol}" in str(problem)
+
+
+def test_an_upstream_may_say_its_protocol_and_a_service_its_capture() -> None:
+    found = one(
+        "name: a\ncapture: 127.0.0.1:15101\n"
+        "upstreams: [{listen: '127.0.0.1:5432', host: db, port: 5432, protocol: tcp}]\n"
+    )
+    assert (found.capture, found.upstreams[0].protocol) == ("127.0.0.1:15101", "TCP")
+
+
+def test_a_service_may_only_be_captured() -> None:
+    assert one("name: cron\ncapture: '[::1]:15101'\n").ports == ()
 
 
 def test_what_two_documents_may_not_share() -> None:
