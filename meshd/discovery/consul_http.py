@@ -67,7 +67,8 @@ class TrioHTTPClient(base.HTTPClient):  # type: ignore[misc]
         answer = await self._client.request(
             method, uri, headers=headers, content=data or None, timeout=timeout
         )
-        refuse_unbelievable(answer.headers)
+        if answer.is_success:  # a refusal says "no leader" beside whatever it is about
+            refuse_unbelievable(answer.headers)
         return callback(base.Response(answer.status_code, answer.headers, answer.text))
 
     def get(
