@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,17 @@ def test_a_peer_that_logs_less_than_it_serves_is_refused(tmp_path: Path) -> None
     log.write_text("line\n" * 90)
     count.add(100)
     with pytest.raises(BenchError, match="90 lines in log for 100 requests"):
-        count.verify()
+        count.verify(seconds=0.1)
+
+
+def test_lines_that_are_still_in_a_buffer_are_waited_for(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    count = counted(log)
+    count.add(100)
+    flush = threading.Timer(0.1, log.write_text, ["line\n" * 100])
+    flush.start()
+    count.verify()
+    flush.join()
 
 
 def test_a_file_that_is_written_on_at_its_old_offset_is_counted_right(tmp_path: Path) -> None:
@@ -45,4 +56,4 @@ def test_a_file_that_is_written_on_at_its_old_offset_is_counted_right(tmp_path: 
     count.verify()
     count.add(100)
     with pytest.raises(BenchError):
-        count.verify()
+        count.verify(seconds=0.1)
