@@ -12,7 +12,7 @@ Cells are bumped with ordinary aligned stores; a reader may see a histogram
 between two of them, and the count is therefore defined as the sum of its
 buckets.  What a crash can lose is the one bump that was in progress.
 
-A histogram has one cell a bucket, +Inf last, then the sum in thousandths.
+A histogram has one cell a bucket, +Inf last, then the sum in parts of its unit (`Metric.scale`).
 Gauges are set to 0 when a new worker opens the file: what they described died
 with the old one.  When the file is full, further series share one overflow cell
 that is exported as such; nothing is ever written outside the file.
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from prometheus_client import Metric as Family
 
 MAGIC = b"BMCNT\x00\x00\x01"
-SIZE = 16 * 1024 * 1024
-"""Bytes a worker: about 10,000 request series; sparse, so only what is used costs memory."""
+SIZE = 32 * 1024 * 1024
+"""Bytes a worker: about 6,000 label sets of requests, with their four series each; sparse, so
+only what is used costs memory."""
 _HEADER = 16
 _RECORD = struct.Struct("<II")
 _USED = 1
@@ -89,6 +90,10 @@ class CounterFile:
         self._overflow = self._series(_OVERFLOW, (), 1)
         self._scratch = self._series(_SCRATCH, (), _SCRATCH_CELLS)
 
+    def has(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether the series is there."""
+        return (name, tuple(sorted(labels.items()))) in self._offsets
+
     def counter(self, name: str, labels: Mapping[str, str] | None = None) -> int:
         """Offset of a counter's cell, made at first use; KeyError for an undeclared name."""
         return self._find(metric(name), labels, 1)
@@ -111,11 +116,11 @@ class CounterFile:
             raise ValueError(f"{name}: the bounds differ from its declaration")
         return self._find(declared, labels, len(declared.bounds) + 2)
 
-    def observe(self, offset: int, bounds: tuple[float, ...], value: float) -> None:
+    def observe(self, offset: int, declared: Metric, value: float) -> None:
         """Count ``value`` (in the histogram's unit) in its bucket and its sum."""
-        cells = self.cells
+        cells, bounds = self.cells, declared.bounds
         cells[offset + bisect_left(bounds, value)] += 1
-        cells[offset + len(bounds) + 1] += int(value * 1000)
+        cells[offset + len(bounds) + 1] += int(value * declared.scale)
 
     def close(self) -> None:
         """Unmap and unlock; the file stays for readers and the next writer."""

@@ -35,7 +35,7 @@ def _family(metric: Metric, series: list[tuple[Labels, list[int]]]) -> Family:
         given = dict(labels)
         texts = [given.get(label, "") for label in metric.labels]
         if isinstance(family, HistogramMetricFamily):
-            family.add_metric(texts, _buckets(metric.bounds, values), values[-1] / 1000)
+            family.add_metric(texts, _buckets(metric.bounds, values), values[-1] / metric.scale)
         else:
             family.add_metric(texts, values[0])
     return family

@@ -45,6 +45,7 @@ def main() -> None:
     # Requests make no cycles; the few errors that do can wait longer than 700 objects.
     gc.set_threshold(20_000, 20, 50)
     loop.run()
+    ctx.recorder.flush()
     ctx.log.flush()
 
 

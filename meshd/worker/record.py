@@ -1,7 +1,7 @@
-"""What is remembered of a request: two metrics and a log line.
+"""What is remembered of a request: four metrics and a log line.
 
-Every label set is resolved to offsets of the shared counters once; a request
-costs a dict lookup and four additions in place.  The key of that lookup holds
+Every label set is resolved to offsets of the shared counters once (`series`); a
+request costs a dict lookup and a handful of additions in place.  The key of that lookup holds
 what can differ between requests of one route: who is at the other end, what it
 says of itself, status and flags.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from time import monotonic, time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from meshd.worker.record_tcp import TCPRecord, TCPRecorder
+from meshd.worker.series import ONE, LabelSets, Place, Series
 from meshkit.http.errors import HTTPError
 from meshkit.telemetry.accesslog import Facts as LineFacts
 from meshkit.telemetry.accesslog import Stamps, format_entry, line_format
-from meshkit.telemetry.metrics import DURATION_BOUNDS
-from meshkit.telemetry.peer import MAX_BYTES, UNKNOWN, Facts, decode_facts
+from meshkit.telemetry.metrics import DURATION_BOUNDS, SIZE_BUCKETS
 
 if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
@@ -24,15 +25,7 @@ if TYPE_CHECKING:
     from meshd.worker.exchange import Exchange
     from meshd.worker.routes import Action
 
-MAX_SERIES = 5_000
-"""Label sets of one worker.  Facts come from peers: what is beyond counts as unknown."""
-
-
-MAX_FACTS = 32
-"""Values of x-baremesh-* counted apart for one peer (a caller's identity, an endpoint of a
-cluster); its further ones are unknown.  The value is the peer's word: without a bound it
-could fill our memory, and use up the series of everybody else."""
-MAX_PEERS = 4_096
+__all__ = ["Recorder", "Series", "TCPRecord"]
 
 MAX_LINES = 32
 """Access-log formats kept for one connection; a client that varies its fields starts anew."""
@@ -40,12 +33,10 @@ MAX_LINES = 32
 MAX_LINE_BYTES = 2048
 """A longer line is not kept: 32 of the longest would hold a megabyte for one connection."""
 
+_MESSAGES = ("istio_request_messages_total", "istio_response_messages_total")
 
-class Series(NamedTuple):
-    """Offsets into the shared cells: the counter, and the histogram's first cell."""
-
-    requests: int
-    duration: int
+_DURATION_SUM = len(DURATION_BOUNDS) + 1
+"""A histogram's cells: one a bound, one for +Inf, then the sum in microseconds."""
 
 
 class Recorder:
@@ -58,8 +49,11 @@ class Recorder:
         self._stamps = Stamps()
         self._plain: dict[tuple[str, ...], int] = {}
         self._unrouted: dict[object, Series] = {}
-        self._series = 0
-        self._facts: dict[object, set[bytes]] = {}
+        self._sets = LabelSets(ctx.counters)
+        self._tcp = TCPRecorder(ctx, self._sets, self._stamps)
+        self.opened = self._tcp.opened
+        self.connection = self._tcp.closed
+        self.flush = self._sets.flush
 
     # Requests
 
@@ -68,23 +62,31 @@ class Recorder:
         entry, action = x.entry, x.action
         duration = (monotonic() - x.started) * 1000.0
         who = entry.who
-        key = (who, x.peer_facts, x.status, x.flags)
+        key: tuple[object, ...] = (who, x.peer_facts, x.status, x.flags)
+        if x.grpc:
+            self.messages(x)
+            key = (*key, x.grpc_status)
         known = self._unrouted if action is None else action.series
         series = known.get(key)
         if series is None:
-            series = self._new_series(x, action, who, known)
+            series = self._new_series(x, action, known)
         cells = self._cells
-        cells[series.requests] += 1
-        at = series.duration
+        requests, at, got, sent = series
+        cells[requests] += 1
         cells[at + bisect_left(DURATION_BOUNDS, duration)] += 1
-        cells[at + _SUM] += int(duration * 1000.0)
+        cells[at + _DURATION_SUM] += int(duration * 1000.0)
+        size = x.bytes_in
+        if size:  # `flush` counts the others
+            got[SIZE_BUCKETS[size.bit_length()]] += size + ONE
+        size = x.bytes_out
+        sent[SIZE_BUCKETS[size.bit_length()]] += size + ONE
         if self._ctx.log.enabled:
             self._log(x, entry, int(duration))
 
     def _log(self, x: Exchange, entry: Entry, duration: int) -> None:
         head, names = x.head, x.names
         # What repeats: the key of a format that has it escaped and in place already.
-        key = (
+        key: tuple[object, ...] = (
             x.choice,
             head.method,
             head.authority,
@@ -95,6 +97,8 @@ class Recorder:
             x.details,
             x.failure,
         )
+        if x.grpc:
+            key = (*key, x.grpc_status)
         line = entry.lines.get(key)
         if line is None:
             line = self._new_line(x, entry, key)
@@ -122,7 +126,7 @@ class Recorder:
                 remote=entry.remote,
                 server_name=entry.sni,
                 method=x.head.method,
-                http10=x.head.http10,
+                protocol=b"HTTP/1.0" if x.head.http10 else x.protocol,
                 flags=x.flags,
                 details=x.details,
                 forwarded_for=x.names.get(b"x-forwarded-for", b""),
@@ -130,6 +134,7 @@ class Recorder:
                 authority=x.head.authority,
                 upstream_host=x.upstream,
                 failure=x.failure,
+                grpc_status=x.grpc_status if x.grpc else None,
             )
         )
         if len(line) <= MAX_LINE_BYTES:
@@ -143,74 +148,48 @@ class Recorder:
         key = (entry.reporter, error.status)
         series = self._unrouted.get(key)
         if series is None:
-            labels = self._labels(entry, None, "", UNKNOWN)
-            series = self._unrouted[key] = self._new(labels, error.status, "DPE")
-        self._cells[series.requests] += 1
+            place = Place(entry, None, None, "", b"")
+            series = self._sets.request(place, error.status, "DPE", None)
+            self._unrouted[key] = series
+        self._cells[series[0]] += 1
+
+    def messages(self, x: Exchange) -> None:
+        """Count the gRPC messages that have passed since the last call; also while it lives."""
+        counts = x.messages_in, x.messages_out
+        if x.messages_told == counts:
+            return
+        place = self._place(x, x.action)
+        offsets = self._sets.stream(_MESSAGES, place, "grpc")
+        for offset, count, told in zip(offsets, counts, x.messages_told, strict=True):
+            self._cells[offset] += count - told
+        x.messages_told = counts
 
     # Label sets
 
     def _new_series(
-        self, x: Exchange, action: Action | None, who: str, known: dict[object, Series]
+        self, x: Exchange, action: Action | None, known: dict[object, Series]
     ) -> Series:
         """The series of a key that is not known yet; remembered, within bounds."""
-        if x.peer_facts:
-            cluster = x.choice.cluster_name if x.choice is not None else ""
-            peer = who if x.entry.inbound else (cluster, x.upstream)
-            if not self._is_counted(peer, x.peer_facts):
-                x.peer_facts = b""
-        key = (who, x.peer_facts, x.status, x.flags)
+        place = self._place(x, action)
+        grpc = x.grpc_status if x.grpc else None
+        key: tuple[object, ...] = (place.who, place.facts, x.status, x.flags)
+        if x.grpc:
+            key = (*key, grpc)
         series = known.get(key)
         if series is None:
-            series = known[key] = self._resolve(x, action, who)
+            series = known[key] = self._sets.request(place, x.status, x.flags, grpc)
         return series
 
-    def _is_counted(self, peer: object, facts: bytes) -> bool:
-        """Whether these facts of this peer have labels of their own."""
-        if len(self._facts) >= MAX_PEERS:
-            self._facts.clear()
-        said = self._facts.setdefault(peer, set())
-        if facts in said:
-            return True
-        if len(said) >= MAX_FACTS or len(facts) > MAX_BYTES:
-            return False
-        said.add(facts)
-        return True
-
-    def _resolve(self, x: Exchange, action: Action | None, who: str) -> Series:
-        facts = decode_facts(x.peer_facts) if x.peer_facts else UNKNOWN
-        return self._new(self._labels(x.entry, action, who, facts), x.status, x.flags)
-
-    def _new(self, labels: dict[str, str], status: int, flags: str) -> Series:
-        labels = {**labels, "response_code": str(status), "response_flags": flags}
-        self._series += 1
-        if self._series > MAX_SERIES:
-            labels = dict.fromkeys(labels, "unknown")
-        return Series(
-            self._counters.counter("istio_requests_total", labels),
-            self._counters.histogram(
-                "istio_request_duration_milliseconds", labels, DURATION_BOUNDS
-            ),
-        )
-
-    def _labels(self, entry: Entry, action: Action | None, who: str, peer: Facts) -> dict[str, str]:
-        if entry.inbound and action is not None and action.local is not None:
-            here, principal = action.local
-            source, destination = (peer, who), (here, principal)
-        else:
-            own = entry.caller.facts if entry.caller is not None else UNKNOWN
-            source, destination = (own, who), (peer, "")
-        host = action.destination if action is not None else None
-        return {
-            "reporter": entry.reporter,
-            **_side("source", *source),
-            **_side("destination", *destination),
-            "destination_service": host.host if host else "unknown",
-            "destination_service_name": host.service if host else "unknown",
-            "destination_service_namespace": host.namespace if host else "unknown",
-            "request_protocol": "http",
-            "connection_security_policy": _security(entry),
-            "grpc_response_status": "",
-        }
+    def _place(self, x: Exchange, action: Action | None) -> Place:
+        entry = x.entry
+        if x.peer_facts:
+            cluster = x.choice.cluster_name if x.choice is not None else ""
+            peer = entry.who if entry.inbound else (cluster, x.upstream)
+            if not self._sets.is_counted(peer, x.peer_facts):
+                x.peer_facts = b""
+        if action is None:
+            return Place(entry, None, None, entry.who, x.peer_facts)
+        return Place(entry, action.destination, action.local, entry.who, x.peer_facts)
 
     # Our own counters
 
@@ -224,6 +203,8 @@ class Recorder:
 
     def gauges(self) -> None:
         """What is a state and not a sum: written once a second."""
+        self._tcp.sweep()
+        self._sets.flush()
         ctx = self._ctx
         self._gauge("meshd_connections", ctx.connections)
         self._gauge("meshd_fibers", len(ctx.loop.fibers))
@@ -236,27 +217,3 @@ class Recorder:
         if offset is None:
             offset = self._plain[name,] = self._counters.gauge(name)
         self._cells[offset] = value
-
-
-_SUM = len(DURATION_BOUNDS) + 1
-"""A histogram's cells: one a bound, one for +Inf, then the sum in microseconds."""
-
-
-def _security(entry: Entry) -> str:
-    """⚠ Istio: only the destination knows; the source always says unknown."""
-    if not entry.inbound:
-        return "unknown"
-    return "mutual_tls" if entry.mesh_peer else "none"
-
-
-def _side(side: str, facts: Facts, principal: str) -> dict[str, str]:
-    return {
-        f"{side}_workload": facts.workload or "unknown",
-        f"{side}_workload_namespace": facts.namespace or "unknown",
-        f"{side}_principal": principal or "unknown",
-        f"{side}_app": facts.app or "unknown",
-        f"{side}_version": facts.version or "unknown",
-        f"{side}_cluster": "unknown",
-        f"{side}_canonical_service": facts.app or "unknown",
-        f"{side}_canonical_revision": facts.version or "latest",
-    }

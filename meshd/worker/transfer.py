@@ -83,6 +83,16 @@ class Transfer:
     """When the answer's head was there, on `monotonic`; 0 = no upstream answered."""
     peer_facts = b""
     """Raw value of the peer's x-baremesh-* header: the key of its telemetry series."""
+    protocol = b"HTTP/1.1"
+    """As the access log names the client's."""
+    grpc = False
+    """The request is gRPC: it has a status of its own, and messages."""
+    grpc_status = ""
+    """The number that the answer ended with, "" = none came."""
+    messages_in = 0
+    messages_out = 0
+    messages_told = (0, 0)
+    """Messages counted by the recorder so far."""
     _payload = b""
     _extra = b""
     _uploader: Fiber | None = None

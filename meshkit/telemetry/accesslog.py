@@ -27,6 +27,8 @@ KEYS = (
     "upstream_transport_failure_reason",
 )
 """Every key of a line, in order (istio-semantics section 6)."""
+GRPC_KEYS = ("grpc_status",)
+"""Behind them, on lines of gRPC requests only."""
 
 
 def escape(value: bytes) -> bytes:
@@ -40,6 +42,7 @@ class Facts(NamedTuple):
     """All of a line that is the same for many requests of a connection.
 
     ``method`` and ``authority`` were judged by the codec; "" and b"" become ``-``.
+    ``grpc_status``: only where it is not None the line ends with that key.
     """
 
     route_name: str
@@ -47,15 +50,17 @@ class Facts(NamedTuple):
     local: str
     remote: str
     server_name: str
-    method: bytes
-    http10: bool
+    protocol: bytes
     flags: str
     details: str
-    forwarded_for: bytes
-    user_agent: bytes
-    authority: bytes
     upstream_host: bytes
     failure: str
+    termination: str = ""
+    method: bytes = b""
+    authority: bytes = b""
+    forwarded_for: bytes = b""
+    user_agent: bytes = b""
+    grpc_status: str | None = None
 
 
 def _constant(value: str | bytes) -> bytes:
@@ -74,14 +79,15 @@ def line_format(facts: Facts) -> bytes:
         for name, value in facts._asdict().items()
         if isinstance(value, str | bytes)
     }
-    part["protocol"] = b"HTTP/1.0" if facts.http10 else b"HTTP/1.1"
+    end = b'","grpc_status":"' + part["grpc_status"] if "grpc_status" in part else b""
     return b"".join(
         (
             b'{"start_time":"%b","route_name":"' + part["route_name"],
             b'","method":"' + part["method"] + b'","path":"%b","protocol":"' + part["protocol"],
             b'","response_code":%d,"response_flags":"' + part["flags"],
             b'","response_code_details":"' + part["details"],
-            b'","connection_termination_details":"-","bytes_received":%d,"bytes_sent":%d,',
+            b'","connection_termination_details":"' + part["termination"],
+            b'","bytes_received":%d,"bytes_sent":%d,',
             b'"duration":%d,"upstream_service_time":%b,"x_forwarded_for":"' + part["forwarded_for"],
             b'","user_agent":"' + part["user_agent"] + b'","request_id":"%b","authority":"',
             part["authority"] + b'","upstream_host":"' + part["upstream_host"],
@@ -89,7 +95,8 @@ def line_format(facts: Facts) -> bytes:
             b'","upstream_local_address":"%b","downstream_local_address":"' + part["local"],
             b'","downstream_remote_address":"' + part["remote"],
             b'","requested_server_name":"' + part["server_name"],
-            b'","upstream_transport_failure_reason":"' + part["failure"] + b'"}\n',
+            b'","upstream_transport_failure_reason":"' + part["failure"],
+            end + b'"}\n',
         )
     )
 

@@ -11,8 +11,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from meshkit.telemetry.accesslog import KEYS
-from meshkit.telemetry.metrics import DURATION_BOUNDS, ISTIO_LABELS, METRICS, Metric
+from meshkit.telemetry.accesslog import GRPC_KEYS, KEYS
+from meshkit.telemetry.metrics import (
+    DURATION_BOUNDS,
+    ISTIO_LABELS,
+    ISTIO_STREAM_LABELS,
+    METRICS,
+    SIZE_BOUNDS,
+    Metric,
+)
 
 _HEAD = """\
 # Metrics and access log
@@ -31,24 +38,33 @@ def render() -> str:
     istio = [m for m in METRICS.values() if m.name.startswith("istio_")]
     own = [m for m in METRICS.values() if not m.name.startswith("istio_")]
     bounds = ", ".join(f"{bound:g}" for bound in DURATION_BOUNDS)
+    sizes = ", ".join(str(bound) for bound in SIZE_BOUNDS)
     labels = "\n".join(f"- `{label}`" for label in ISTIO_LABELS)
+    fewer = [f"`{label}`" for label in ISTIO_LABELS if label not in ISTIO_STREAM_LABELS]
     keys = "\n".join(f"- `{key}`" for key in KEYS)
     return f"""{_HEAD}
 ## Requests, named as Istio names them
 
 {_rows(istio, labels=False)}
-Histogram bounds (inclusive): {bounds}, +Inf.
+Histogram bounds (inclusive) of durations: {bounds}, +Inf; of bytes: {sizes}, +Inf.
 
 Labels of all of them (missing values are `unknown`):
 
 {labels}
+
+Connections, their bytes and messages have no {" and no ".join(fewer)}. Bytes and messages are
+counted while their connection or stream lives, every few seconds, with response_flags `-`;
+closed connections with the flags they ended with. `request_protocol` is `http`, `grpc` or `tcp`.
 
 ## The daemons themselves
 
 {_rows(own, labels=True)}
 ## Access log
 
-One JSON object a line; missing values are `"-"`. Keys, in order:
+One JSON object a line, for each request and each TCP connection; missing values are `"-"`.
+A connection's line comes at its end; it has no method, path, protocol, authority and request id,
+and response_code 0. Lines of gRPC requests end with {", ".join(f"`{key}`" for key in GRPC_KEYS)}.
+Keys, in order:
 
 {keys}
 """

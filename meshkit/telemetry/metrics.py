@@ -21,6 +21,17 @@ DURATION_BOUNDS: tuple[float, ...] = (
 )
 """Milliseconds; the bounds of Envoy's histograms, which Istio exports."""
 
+SIZE_BOUNDS: tuple[float, ...] = (
+    0,
+    *(2**bits - 1 for bits in range(6, 21)),
+    *(2**bits - 1 for bits in range(22, 31, 2)),
+)
+"""Bytes.  One below a power of two, so that `bit_length` finds the bucket (see `SIZE_BUCKETS`):
+looking for it in a list costs three times as much, and every request pays it twice."""
+
+SIZE_BUCKETS: tuple[int, ...] = tuple(bisect_left(SIZE_BOUNDS, 2**bits - 1) for bits in range(65))
+"""``bit_length`` of a size → index of its bucket."""
+
 _SIDES = ("source", "destination")
 _FACTS = (
     *("workload", "workload_namespace", "principal", "app", "version", "cluster"),
@@ -35,16 +46,26 @@ ISTIO_LABELS: tuple[str, ...] = (
 )
 """Labels of the istio_* request metrics; a missing value is ``unknown``."""
 
+ISTIO_STREAM_LABELS: tuple[str, ...] = tuple(
+    label for label in ISTIO_LABELS if label not in ("response_code", "grpc_response_status")
+)
+"""Of TCP connections, which have no code.  Messages and bytes of what is still under way carry
+them too, with response_flags "-": how it will end is not known yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """``bounds`` (histograms only) are upper and inclusive; +Inf is implied."""
+    """``bounds`` (histograms only) are upper and inclusive; +Inf is implied.
+
+    ``scale``: a histogram's sum is kept in whole parts of so much of its unit.
+    """
 
     name: str
     type: Type
     help: str
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
+    scale: int = 1
 
 
 def _counter(name: str, text: str, *labels: str) -> Metric:
@@ -56,13 +77,38 @@ def _gauge(name: str, text: str, *labels: str) -> Metric:
 
 
 _TABLE = (
-    Metric("istio_requests_total", "counter", "HTTP requests handled.", ISTIO_LABELS),
+    Metric("istio_requests_total", "counter", "Requests handled.", ISTIO_LABELS),
     Metric(
         "istio_request_duration_milliseconds",
         "histogram",
         "From the request's head to the response's end, milliseconds.",
         ISTIO_LABELS,
         DURATION_BOUNDS,
+        1000,
+    ),
+    Metric(
+        "istio_request_bytes",
+        "histogram",
+        "Bytes of the request's body.",
+        ISTIO_LABELS,
+        SIZE_BOUNDS,
+    ),
+    Metric(
+        "istio_response_bytes",
+        "histogram",
+        "Bytes of the response's body.",
+        ISTIO_LABELS,
+        SIZE_BOUNDS,
+    ),
+    _counter("istio_request_messages_total", "gRPC messages of clients.", *ISTIO_STREAM_LABELS),
+    _counter("istio_response_messages_total", "gRPC messages of servers.", *ISTIO_STREAM_LABELS),
+    _counter("istio_tcp_connections_opened_total", "TCP connections opened.", *ISTIO_STREAM_LABELS),
+    _counter("istio_tcp_connections_closed_total", "TCP connections closed.", *ISTIO_STREAM_LABELS),
+    _counter(
+        "istio_tcp_received_bytes_total", "Bytes that TCP clients sent.", *ISTIO_STREAM_LABELS
+    ),
+    _counter(
+        "istio_tcp_sent_bytes_total", "Bytes that TCP clients received.", *ISTIO_STREAM_LABELS
     ),
     _counter("meshd_connections_total", "Connections accepted.", "listener"),
     _gauge("meshd_connections", "Connections open now."),

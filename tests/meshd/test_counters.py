@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Metric as Family
 
 from meshd.counters import CounterFile, CounterFileBusy, collect, merge, read
-from meshkit.telemetry.metrics import DURATION_BOUNDS, ISTIO_LABELS
+from meshkit.telemetry.metrics import DURATION_BOUNDS, ISTIO_LABELS, METRICS
 
 LIMIT = "meshd_limit_hits_total"
 DURATION = "istio_request_duration_milliseconds"
@@ -38,7 +38,7 @@ def test_a_reopened_file_continues_and_gauges_start_afresh(tmp_path: Path) -> No
     assert not file.reopened
     file.cells[file.counter(LIMIT, {"limit": "a"})] = 2**63
     file.cells[file.gauge("meshd_connections")] = 7
-    file.observe(file.histogram(DURATION, LABELS), DURATION_BOUNDS, 3.25)
+    file.observe(file.histogram(DURATION, LABELS), METRICS[DURATION], 3.25)
     file.close()
     again = CounterFile(path)
     assert again.reopened
@@ -94,7 +94,7 @@ def test_a_full_file_counts_what_found_no_room(tmp_path: Path) -> None:
     file = CounterFile(path, size=4096)
     for number in range(200):
         file.cells[file.counter(LIMIT, {"limit": str(number)})] += 1
-    file.observe(file.histogram(DURATION, LABELS), DURATION_BOUNDS, 1.0)
+    file.observe(file.histogram(DURATION, LABELS), METRICS[DURATION], 1.0)
     series = list(read(path))
     (overflow,) = [s.values[0] for s in series if s.name == "meshd_series_overflow_total"]
     kept = sum(s.values[0] for s in series if s.name == LIMIT)
@@ -123,7 +123,7 @@ def two_workers(tmp_path: Path) -> list[Path]:
         file = CounterFile(path)
         file.cells[file.counter(LIMIT, {"limit": "a"})] += number + 1
         for value in (0.5, 0.7, 10_000_000):
-            file.observe(file.histogram(DURATION, LABELS), DURATION_BOUNDS, value)
+            file.observe(file.histogram(DURATION, LABELS), METRICS[DURATION], value)
         file.close()
     return paths
 

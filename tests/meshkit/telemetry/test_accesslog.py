@@ -8,7 +8,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshkit.telemetry.accesslog import KEYS, Facts, Stamps, escape, format_entry, line_format
+from meshkit.telemetry.accesslog import (
+    GRPC_KEYS,
+    KEYS,
+    Facts,
+    Stamps,
+    escape,
+    format_entry,
+    line_format,
+)
 
 FACTS = Facts(
     route_name="default",
@@ -17,7 +25,7 @@ FACTS = Facts(
     remote="10.0.0.2:2",
     server_name="",
     method=b"GET",
-    http10=False,
+    protocol=b"HTTP/1.1",
     flags="-",
     details="via_upstream",
     forwarded_for=b"",
@@ -54,6 +62,13 @@ def test_a_line_has_the_documented_keys_in_order() -> None:
     assert line["upstream_cluster"] == "outbound|9080|v1|reviews"
     assert line["duration"] == 3 and line["upstream_service_time"] == 4
     assert line["protocol"] == "HTTP/1.1"
+
+
+def test_a_grpc_line_says_its_status_too() -> None:
+    line = entry(protocol=b"HTTP/2", grpc_status="14")
+    assert tuple(line) == (*KEYS, *GRPC_KEYS)
+    assert (line["protocol"], line["grpc_status"]) == ("HTTP/2", "14")
+    assert entry(grpc_status="")["grpc_status"] == "-"
 
 
 def test_missing_values_are_a_dash() -> None:

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from meshkit.telemetry.docs import main, render
-from meshkit.telemetry.metrics import DURATION_BOUNDS, ISTIO_LABELS, METRICS, bucket, metric
+from meshkit.telemetry.metrics import (
+    DURATION_BOUNDS,
+    ISTIO_LABELS,
+    ISTIO_STREAM_LABELS,
+    METRICS,
+    SIZE_BOUNDS,
+    SIZE_BUCKETS,
+    bucket,
+    metric,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,6 +41,21 @@ def test_buckets_are_inclusive() -> None:
     assert bucket(DURATION_BOUNDS, 0) == bucket(DURATION_BOUNDS, 0.5) == 0
     assert bucket(DURATION_BOUNDS, 0.6) == bucket(DURATION_BOUNDS, 1) == 1
     assert bucket(DURATION_BOUNDS, 4e6) == len(DURATION_BOUNDS)
+
+
+def test_sizes_find_their_bucket_by_their_bits() -> None:
+    for size in (0, 1, 63, 64, 1023, 1024, 2**20 - 1, 2**20, 2**30 - 1, 2**30, 2**60):
+        assert SIZE_BUCKETS[size.bit_length()] == bucket(SIZE_BOUNDS, size)
+
+
+def test_connections_have_no_code() -> None:
+    assert set(ISTIO_LABELS) - set(ISTIO_STREAM_LABELS) == {
+        "response_code",
+        "grpc_response_status",
+    }
+    for name in METRICS:
+        if name.startswith("istio_tcp_"):
+            assert METRICS[name].labels == ISTIO_STREAM_LABELS
 
 
 def test_an_undeclared_metric_cannot_be_made() -> None:
