@@ -66,6 +66,7 @@ class RequestHead:
     upgrade = b""
     trailers_ok = False
     facts = b""
+    http2 = False
 
     def __init__(self, method: bytes, target: bytes, http10: bool, headers: list[Field]) -> None:
         self.method = method
