@@ -76,6 +76,12 @@ class Buffer:
             self._pos = 0
         self._buf += data
 
+    def rest(self) -> bytes:
+        """All that was received and not used: this connection carries no further message."""
+        data = bytes(memoryview(self._buf)[self._pos :])
+        self._buf, self._pos, self._scan = b"", 0, 0
+        return data
+
     def eof(self) -> None:
         """The peer will send no more; what is incomplete now becomes an error."""
         self._eof = True

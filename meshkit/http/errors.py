@@ -69,6 +69,7 @@ REPLIES: dict[str, Reply] = {
 
 STATUS_TEXT: dict[int, bytes] = {
     100: b"Continue",
+    101: b"Switching Protocols",
     200: b"OK",
     301: b"Moved Permanently",
     400: b"Bad Request",

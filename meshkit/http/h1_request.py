@@ -254,7 +254,8 @@ class _Judge:
         head = self.head
         listed = set(self.listed)
         head.keep_alive = b"close" not in listed and (not head.http10 or b"keep-alive" in listed)
-        if b"upgrade" in listed and self.upgrade:
+        # A server ignores Upgrade in an HTTP/1.0 request (RFC 9110 section 7.8).
+        if b"upgrade" in listed and self.upgrade and not head.http10:
             head.upgrade = b", ".join(t for t in tokens(self.upgrade) if t != b"h2c")
         drop_listed(head.headers, listed)
 

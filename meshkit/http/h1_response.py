@@ -20,6 +20,7 @@ from meshkit.http.fields import (
     HOST,
     KEEP_ALIVE,
     TRANSFER_ENCODING,
+    UPGRADE,
     BadField,
     Field,
     FieldTable,
@@ -44,6 +45,7 @@ class ResponseHead:
     on 304; None = none.  ``framing``: what `render_response` needs to pass the
     response on unchanged (a length, CHUNKED, UNTIL_CLOSE or NO_LENGTH).
     ``facts``: x-baremesh-destination, never in ``headers``.
+    ``upgrade``: the protocol of a 101, in lower case; such a head is the last message.
     ``headers``: as in `RequestHead`, hop-by-hop fields and Content-Length removed.
     """
 
@@ -51,6 +53,7 @@ class ResponseHead:
     raw_length: int | None = None
     framing = UNTIL_CLOSE
     facts = b""
+    upgrade = b""
 
     def __init__(self, http10: bool, status: int, reason: bytes, headers: list[Field]) -> None:
         self.status = status
@@ -61,12 +64,17 @@ class ResponseHead:
 
 
 class ResponseReader(MessageReader):
-    """One per upstream connection.  Its HTTPErrors are 502: answer so, and close it."""
+    """One per upstream connection.  Its HTTPErrors are 502: answer so, and close it.
 
-    __slots__ = ("_interim", "_last", "_last_head")
+    ``upgrading``: the request asks for an upgrade, so that a 101 is an answer.  It
+    stays set until the caller says otherwise.
+    """
+
+    __slots__ = ("_interim", "_last", "_last_head", "upgrading")
 
     def __init__(self, limits: Limits, table: FieldTable = _TABLE) -> None:
         super().__init__(limits, table, 502)
+        self.upgrading = False
         self._interim = 0
         self._last: bytes | None = None
         self._last_head: ResponseHead
@@ -75,7 +83,7 @@ class ResponseReader(MessageReader):
         """The next head for a request with ``method``; None = feed more.
 
         A head with status < 200 is interim: pass it on or drop it, then call
-        again for the final one.
+        again for the final one.  A 101 is final; what follows it is no HTTP: `rest`.
         """
         if self._state != IDLE:
             raise RuntimeError("the body of the last response was not read to its end")
@@ -120,6 +128,7 @@ class ResponseReader(MessageReader):
         """Fill in what ``special`` says; returns the transfer coding."""
         coding: bytes | None = None
         listed: list[bytes] = []
+        upgrade = b""
         for code, name, value, number in special:
             if code == CONTENT_LENGTH:
                 self._content_length(head, number)
@@ -134,6 +143,8 @@ class ResponseReader(MessageReader):
                 coding = value.lower()
             elif code == DESTINATION:
                 head.facts = value
+            elif code == UPGRADE:
+                upgrade += b"," + value
             elif code in (EXPECT, HOST, CLIENT_CERT):
                 head.headers.append((name, value))
         if listed:
@@ -141,6 +152,8 @@ class ResponseReader(MessageReader):
             wanted = not head.http10 or b"keep-alive" in names
             head.keep_alive = wanted and b"close" not in names
             drop_listed(head.headers, names)
+            if b"upgrade" in names:
+                head.upgrade = b", ".join(tokens(upgrade))
         return coding
 
     def _content_length(self, head: ResponseHead, number: int) -> None:
@@ -179,7 +192,7 @@ class ResponseReader(MessageReader):
 
     def _interim_or_reset(self, status: int) -> None:
         self._interim = self._interim + 1 if status < 200 else 0
-        if status == 101:
+        if status == 101 and not self.upgrading:
             raise self.bad("unexpected_upgrade", "101 to a request that asked for no upgrade")
         if self._interim > self.limits.interim_responses:
             raise self.bad("too_many_interim", "too many 1xx responses")
