@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -139,7 +140,8 @@ class Host:
 
     def kill_workers(self) -> None:
         for pid in self.pids():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its file is left where it ended by itself
+                os.kill(pid, signal.SIGKILL)
 
     def probe(self, path: str) -> tuple[int, str]:
         try:

@@ -238,7 +238,7 @@ def rig(folder: Path, index: int = 0) -> Iterator[Rig]:
         one.stop()
 
 
-def wait_for(condition: object, seconds: float = 5.0) -> None:
+def wait_for(condition: object, seconds: float = 20.0) -> None:
     """Poll a callable until it is true."""
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]

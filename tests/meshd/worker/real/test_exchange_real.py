@@ -150,7 +150,8 @@ def test_an_early_answer_is_not_missed(hosts: Hosts) -> None:
     def refuse(conn: socket.socket) -> None:
         read_head(conn)
         conn.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
-        time.sleep(0.3)
+        while conn.recv(65536):
+            pass
 
     hosts.use(refuse)
     with hosts.connect() as conn:
@@ -262,13 +263,12 @@ def test_matches_weights_and_header_operations(hosts: Hosts) -> None:
 def test_route_timeout_covers_everything(hosts: Hosts) -> None:
     def silent(conn: socket.socket) -> None:
         read_head(conn)
-        time.sleep(3)
+        conn.recv(1)
 
     hosts.use(silent)
     hosts.apply(hosts.outbound(timeout=0.2))
-    started = time.monotonic()
     head, _ = hosts.request(get())
-    assert head.startswith(b"HTTP/1.1 504") and time.monotonic() - started < 1.5
+    assert head.startswith(b"HTTP/1.1 504")
     assert entries(hosts)[-1]["response_flags"] == "UT"
 
 
@@ -279,12 +279,12 @@ def test_retries_on_status_and_per_try_timeout(hosts: Hosts) -> None:
         while read_head(conn)[0]:
             answer = next(answers)
             if answer == b"slow":
-                time.sleep(1)
+                conn.recv(1)
                 return
             conn.sendall(b"HTTP/1.1 %b X\r\ncontent-length: 0\r\n\r\n" % answer)
 
     hosts.use(flaky)
-    retry = RetryPolicy(attempts=3, per_try_timeout=0.2, retry_on=("5xx",))
+    retry = RetryPolicy(attempts=3, per_try_timeout=1.0, retry_on=("5xx",))
     hosts.apply(hosts.outbound(retry=retry))
     assert hosts.request(get())[0].startswith(b"HTTP/1.1 200")
     assert count(hosts, "meshd_retries_total") == 2

@@ -101,21 +101,24 @@ def test_sockets_of_several_missing_workers_are_lent_under_one_id(hosts: Hosts) 
 
 
 def test_sigterm_drains_and_ends(hosts: Hosts) -> None:
+    asked, draining = threading.Event(), threading.Event()
+
     def slow(conn: socket.socket) -> None:
         conn.recv(65536)
-        time.sleep(0.5)
+        asked.set()
+        draining.wait(10)
         conn.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
 
     hosts.use(slow)
     idle = hosts.connect()
     with hosts.connect() as conn:
         conn.sendall(get())
-        time.sleep(0.1)
+        assert asked.wait(10)
         hosts.near.process.send_signal(signal.SIGTERM)
+        assert idle.recv(1) == b"", "an idle connection is closed at once"
+        draining.set()
         head, body = read_answer(conn)
         assert head.startswith(b"HTTP/1.1 200") and b"connection: close" in head and body == b"ok"
-    idle.settimeout(2)
-    assert idle.recv(1) == b"", "an idle connection is closed at once"
     assert hosts.near.process.wait(5) == 0
 
 

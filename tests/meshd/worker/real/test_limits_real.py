@@ -21,12 +21,14 @@ def test_handshakes_of_one_address_have_a_rate(hosts: Hosts, tmp_path: Path) -> 
     with hosts.connect() as good:
         assert served(good).startswith(b"HTTP/1.1 200")
         limit(hosts, "far", handshakes_per_second=1, handshakes_burst=2)
-        answers = [dial(hosts, tmp_path, pair)[:12] for _ in range(3)]
-        assert answers == [b"HTTP/1.1 200", b"HTTP/1.1 200", b""]
+        served_now = 0
+        while dial(hosts, tmp_path, pair).startswith(b"HTTP/1.1 200"):
+            served_now += 1
+            assert served_now < 10, "a slow machine may earn some tokens meanwhile, not these"
+        assert served_now >= 2, "the burst"
         assert hits(hosts, "far") == {"handshake_rate": 1}
         assert served(good).startswith(b"HTTP/1.1 200"), "what is established goes on"
-    time.sleep(1.1)
-    assert dial(hosts, tmp_path, pair).startswith(b"HTTP/1.1 200"), "a token has come back"
+    wait_for(lambda: dial(hosts, tmp_path, pair).startswith(b"HTTP/1.1 200"))  # a token is back
 
 
 def test_the_oldest_unfinished_handshake_makes_room(hosts: Hosts) -> None:
