@@ -13,8 +13,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.measure import Load
+from bench.transfer import Bulk
 
 BASELINE = "envoy"
+HOPS = 2
+GB = 1e9
+
+
+def per_hop_us(cpu_ns: int, requests: int) -> float:
+    """CPU microseconds per request and hop of `cpu_ns` spent on `requests` in both hops."""
+    return cpu_ns / 1000 / requests / HOPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,21 @@ class Sample:
     load: Load
     cpu_ns: int
     agents_ns: int = 0
+    outbound_ns: int = 0
+    """The outbound hop's part of `cpu_ns`."""
+
+    @property
+    def rps(self) -> float:
+        """Requests, or for TCP and handshakes connections, per second."""
+        return self.load.rps
+
+    @property
+    def p50_ms(self) -> float:
+        return self.load.p50_ms
+
+    @property
+    def p99_ms(self) -> float:
+        return self.load.p99_ms
 
     @property
     def cpu_us(self) -> float:
@@ -35,13 +58,80 @@ class Sample:
         """The agents' part of `cpu_us`."""
         return per_hop_us(self.agents_ns, self.load.requests)
 
+    @property
+    def outbound_us(self) -> float:
+        """Microseconds per request in the outbound hop alone."""
+        return self.outbound_ns / 1000 / self.load.requests
 
-HOPS = 2
+    @property
+    def inbound_us(self) -> float:
+        """Microseconds per request in the inbound hop alone."""
+        return (self.cpu_ns - self.outbound_ns) / 1000 / self.load.requests
 
 
-def per_hop_us(cpu_ns: int, requests: int) -> float:
-    """CPU microseconds per request and hop of `cpu_ns` spent on `requests` in both hops."""
-    return cpu_ns / 1000 / requests / HOPS
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Bytes in one direction, and the CPU that both hops spent on them, in nanoseconds."""
+
+    bulk: Bulk
+    cpu_ns: int
+
+    @property
+    def s_per_gb(self) -> float:
+        """CPU seconds per 10⁹ bytes and hop."""
+        return self.cpu_ns / 1e9 / (self.bulk.bytes / GB) / HOPS
+
+
+@dataclass(frozen=True, slots=True)
+class TCPSample:
+    """One peer in one round of TCP: a download, an upload, and short connections."""
+
+    down: Way
+    up: Way
+    short: Sample
+
+    @property
+    def down_s_per_gb(self) -> float:
+        return self.down.s_per_gb
+
+    @property
+    def up_s_per_gb(self) -> float:
+        return self.up.s_per_gb
+
+    @property
+    def s_per_gb(self) -> float:
+        """CPU seconds per GB and hop, the mean of both ways."""
+        return (self.down.s_per_gb + self.up.s_per_gb) / 2
+
+    @property
+    def down_mb_per_s(self) -> float:
+        return self.down.bulk.bytes / 1e6 / self.down.bulk.seconds
+
+    @property
+    def up_mb_per_s(self) -> float:
+        return self.up.bulk.bytes / 1e6 / self.up.bulk.seconds
+
+    @property
+    def rps(self) -> float:
+        """New connections per second."""
+        return self.short.rps
+
+    @property
+    def p99_ms(self) -> float:
+        """From a short connection's request to its answer."""
+        return self.short.p99_ms
+
+    @property
+    def cpu_us(self) -> float:
+        """Microseconds per short connection and hop."""
+        return self.short.cpu_us
+
+    @property
+    def agents_us(self) -> float:
+        return self.short.agents_us
+
+
+AnySample = Sample | TCPSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +155,34 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
-Quantity = Literal["rps", "p50_ms", "p99_ms", "cpu_us", "agents_us"]
+Quantity = Literal[
+    "rps",
+    "p50_ms",
+    "p99_ms",
+    "cpu_us",
+    "agents_us",
+    "outbound_us",
+    "inbound_us",
+    "down_s_per_gb",
+    "up_s_per_gb",
+    "s_per_gb",
+    "down_mb_per_s",
+    "up_mb_per_s",
+]
+"""What samples are asked for: properties of `Sample`, `TCPSample` or both."""
 
 
-def value(sample: Sample, quantity: Quantity) -> float:
-    if quantity in ("cpu_us", "agents_us"):
-        return float(getattr(sample, quantity))
-    return float(getattr(sample.load, quantity))
+def value(sample: AnySample, quantity: Quantity) -> float:
+    return float(getattr(sample, quantity))
 
 
-def over(samples: Sequence[Sample], quantity: Quantity) -> Spread:
+def over(samples: Sequence[AnySample], quantity: Quantity) -> Spread:
     """The spread of one quantity over the rounds."""
     return spread([value(sample, quantity) for sample in samples])
 
 
 def ratio(
-    samples: Sequence[Sample], baseline: Sequence[Sample], quantity: Quantity
+    samples: Sequence[AnySample], baseline: Sequence[AnySample], quantity: Quantity
 ) -> Spread | None:
     """`samples` over `baseline`, round by round; None where a baseline is 0.
 
@@ -101,7 +203,7 @@ class Result:
 
     peer: str
     connections: int
-    samples: tuple[Sample, ...]
+    samples: tuple[AnySample, ...]
     pss_mb: float
     """Per hop, agents included."""
     agents_pss_mb: float = 0.0
@@ -109,18 +211,39 @@ class Result:
     protocol: str = "http/1.1"
     streams: int = 1
 
-    def row(self) -> dict[str, str | int | float]:
+    def row(self) -> dict[str, str | int | float | None]:
         """As in latest.json: medians over the rounds."""
+        figures = self._tcp() if self.protocol == "tcp" else self._requests()
         return {
             "peer": self.peer,
             "protocol": self.protocol,
             "connections": self.connections,
             "streams": self.streams,
-            "rps": round(over(self.samples, "rps").median, 1),
-            "p50_ms": round(over(self.samples, "p50_ms").median, 3),
-            "p99_ms": round(over(self.samples, "p99_ms").median, 3),
-            "cpu_us_per_request_hop": round(over(self.samples, "cpu_us").median, 2),
+            **figures,
             "pss_mb": round(self.pss_mb, 2),
+        }
+
+    def _median(self, quantity: Quantity, digits: int) -> float:
+        return round(over(self.samples, quantity).median, digits)
+
+    def _requests(self) -> dict[str, float | None]:
+        return {
+            "rps": self._median("rps", 1),
+            "p50_ms": self._median("p50_ms", 3),
+            "p99_ms": self._median("p99_ms", 3),
+            "cpu_us_per_request_hop": self._median("cpu_us", 2),
+        }
+
+    def _tcp(self) -> dict[str, float | None]:
+        """TCP has no requests: those keys are there, and null."""
+        none = dict.fromkeys(("rps", "p50_ms", "p99_ms", "cpu_us_per_request_hop"))
+        return {
+            **none,
+            "cpu_s_per_gb": self._median("s_per_gb", 4),
+            "cpu_s_per_gb_down": self._median("down_s_per_gb", 4),
+            "cpu_s_per_gb_up": self._median("up_s_per_gb", 4),
+            "connections_per_s": self._median("rps", 1),
+            "cpu_us_per_connection_hop": self._median("cpu_us", 2),
         }
 
 

@@ -8,10 +8,8 @@ import ssl
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
 from pathlib import Path
 
-from bench.peers.running import Running
 from bench.peers.templates import first_line
 
 SYSTEM_PREFIX = "/usr"
@@ -55,7 +53,7 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def description(peers: Iterable[Running]) -> list[tuple[str, str]]:
+def description() -> list[tuple[str, str]]:
     """What is worth knowing, as (name, value)."""
     cpuinfo = Path("/proc/cpuinfo")
     model = processor(cpuinfo.read_text() if cpuinfo.exists() else "")
@@ -65,6 +63,9 @@ def description(peers: Iterable[Running]) -> list[tuple[str, str]]:
         ("interpreter", interpreter()),
         ("load average before", " ".join(f"{load:.2f}" for load in os.getloadavg())),
         ("commit", commit()),
-        ("load generator", first_line(["wrk", "-v"]).partition(" Copyright")[0]),
-        *((peer.name, peer.version) for peer in peers),
+        ("load generators", f"{_wrk()}, {first_line(['h2load', '--version'])}"),
     ]
+
+
+def _wrk() -> str:
+    return first_line(["wrk", "-v"]).partition(" Copyright")[0]

@@ -77,17 +77,24 @@ def _percentile(out: str, percent: int) -> float:
 
 
 def wrk(
-    url: str, host: str, connections: int, seconds: int, cpu: int, script: Path | None = None
+    url: str,
+    host: str,
+    connections: int,
+    seconds: int,
+    cpu: int,
+    script: Path | None = None,
+    headers: Iterable[str] = (),
 ) -> Load:
     """Load one URL from one thread on processor `cpu`; a script makes requests of its own.
 
     Raises LoadError.
     """
     command = ["taskset", "-c", str(cpu), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
-    command += ["--latency", "-H", f"Host: {host}"]
+    for header in (f"Host: {host}", *headers):
+        command += ["-H", header]
     if script is not None:
         command += ["-s", str(script)]
-    command.append(url)
+    command += ["--latency", url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LoadError(f"wrk ended with status {done.returncode}: {done.stderr.strip()}")

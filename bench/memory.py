@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.applications.start import application
 from bench.measure import pss_mb, wrk
-from bench.peers import mesh, nginx
+from bench.peers import mesh
 from bench.peers.running import HOST
 from bench.processes import LOAD_CPU, BenchError, Processes, children
 from bench.report import Table
@@ -29,8 +30,8 @@ def footprint(size: mesh.Size, folder: Path) -> Footprint:
     folder.mkdir()
     processes = Processes()
     try:
-        backend = nginx.start_backend(folder, processes)
-        peer = mesh.start(folder, backend, processes, size)
+        backend = application("http/1.1", folder, processes)
+        peer = mesh.start(folder, backend, processes, size=size)
         load = wrk(peer.url, HOST, CONNECTIONS, SECONDS, LOAD_CPU)
         if load.failed:
             raise BenchError(f"{load.failed} of {load.requests} requests failed")

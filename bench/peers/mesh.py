@@ -25,6 +25,7 @@ from typing import Any
 
 import trio
 
+from bench.answers import check_answer
 from bench.peers.running import HOST, Running
 from bench.peers.templates import SERVICES
 from bench.processes import LOAD_CPU, PROXY_CPU, BenchError, Processes, free_ports, listening, until
@@ -37,6 +38,23 @@ from meshkit.snapshot.sni import mesh_sni
 DOMAIN = "svc.cluster.local"
 PORT = 9080
 """The port of every service but `svc0`, which has a free one of this machine."""
+
+DECLARED: Mapping[str, str] = {
+    "http/1.1": "HTTP",
+    "h2": "HTTP2",
+    "grpc": "GRPC",
+    "tcp": "TCP",
+    "handshake": "TCP",
+}
+"""What the service's port is declared to be, by what is measured."""
+
+ALPN: Mapping[str, str] = {
+    "HTTP": "http/1.1",
+    "HTTP2": "h2",
+    "GRPC": "h2",
+    "TCP": "baremesh-tcp/1",
+}
+"""What is spoken between the hosts."""
 
 APPLY_BYTES = 512 << 10
 """Resources go to the policy server in texts of about this size; it takes 1 MiB at once."""
@@ -101,9 +119,10 @@ def _resource(kind: str, name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def resources(size: Size) -> Iterator[dict[str, Any]]:
-    """Everything that is applied."""
-    yield virtual_service(HOST, size.rules)
+def resources(size: Size, declared: str = "HTTP") -> Iterator[dict[str, Any]]:
+    """Everything that is applied; `svc0` has that protocol, and no HTTP routes where it is TCP."""
+    if declared != "TCP":
+        yield virtual_service(HOST, size.rules)
     for index in range(1, size.services):
         yield service_entry(index, size.endpoints)
         yield virtual_service(f"svc{index}", size.rules)
@@ -214,11 +233,10 @@ class Host:
         return int(shown["revision"]) >= revision
 
 
-def status(url: str, host: str = "") -> int:
+def status(url: str) -> int:
     """The status of a GET; 0 where nobody answers."""
-    request = urllib.request.Request(url, headers={"Host": host} if host else {})
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -226,23 +244,39 @@ def status(url: str, host: str = "") -> int:
         return 0
 
 
-def start(folder: Path, backend: int, processes: Processes, size: Size | None = None) -> Running:
+def answers(peer: Running, protocol: str) -> bool:
+    """Whether a request of that protocol gets the application's answer."""
+    try:
+        check_answer(peer, protocol)
+    except (OSError, EOFError, BenchError):
+        return False
+    return True
+
+
+def start(
+    folder: Path,
+    backend: int,
+    processes: Processes,
+    protocol: str = "http/1.1",
+    size: Size | None = None,
+) -> Running:
     """The whole mesh; returns when a request through it is answered."""
-    size = size or Size()
     port, local = free_ports(2)
+    declared = DECLARED[protocol]
     control = Control(folder, processes)
+    upstream = {"listen": f"127.0.0.1:{local}", "host": HOST, "port": port}
     caller = {
         "name": "client",
         "serviceAccount": "client",
         "user": str(os.getuid()),
-        "upstreams": [{"listen": f"127.0.0.1:{local}", "host": HOST, "port": port}],
+        "upstreams": [upstream],
     }
     serves = {
         "name": HOST,
         "serviceAccount": HOST,
         "version": "v1",
         "user": str(os.getuid()),
-        "ports": [{"name": "http", "port": port, "targetPort": backend, "protocol": "HTTP"}],
+        "ports": [{"name": "app", "port": port, "targetPort": backend, "protocol": declared}],
     }
     a, b = Host(folder, "a", caller), Host(folder, "b", serves)
     pids = (
@@ -251,18 +285,20 @@ def start(folder: Path, backend: int, processes: Processes, size: Size | None = 
     )
     for host in (a, b):
         until(host.ready, f"host {host.name} is ready", host.log)
-    revision = max(control.apply(text) for text in pieces(resources(size)))
-    entry = f"http://127.0.0.1:{a.proxy}/"
+    revision = max(control.apply(text) for text in pieces(resources(size or Size(), declared)))
     for host in (a, b):
         until(partial(host.runs, revision), f"host {host.name} runs it", host.log)
-    until(lambda: status(entry, HOST) == 200, f"{HOST} answers", a.log)
-    return Running(
+    peer = Running(
         "baremesh",
         f"baremesh {__version__}",
-        a.proxy,
+        local if declared == "TCP" else a.proxy,
         pids,
         b.mesh,
         (a.access_log, b.access_log),
         agents=pids,
         sni=mesh_sni(ServiceName("default", HOST), port, "any", DOMAIN),
+        alpn=(ALPN[declared],),
+        leaf="",
     )
+    until(lambda: answers(peer, protocol), f"{HOST} answers", a.log)
+    return peer

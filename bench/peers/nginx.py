@@ -1,4 +1,4 @@
-"""nginx as two hops, and as the application behind everybody's inbound hop."""
+"""nginx as two hops."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from pathlib import Path
 
 from bench.peers.running import Running
 from bench.peers.templates import SERVICES, binary, first_line, render
-from bench.processes import LOAD_CPU, PROXY_CPU, Processes, free_ports, listening, until
-
-BODY = "x" * 1024
+from bench.processes import PROXY_CPU, Processes, free_ports, listening, until
 
 # The keys of Istio's log that nginx has a variable for.
 FIELDS = {
@@ -48,13 +46,14 @@ def _server(i: int, port: int, upstream: int) -> str:
     )
 
 
-def start(folder: Path, backend: int, processes: Processes) -> Running:
-    """Two masters with a worker each."""
+def start(folder: Path, backend: int, processes: Processes, protocol: str) -> Running:
+    """Two masters with a worker each; nginx speaks HTTP/1.1 alone to what is behind it."""
+    assert protocol == "http/1.1"
     out, inner = free_ports(2)
     servers = "\n".join(_server(i, out, inner) for i in range(SERVICES))
     hops = (
-        ("nginx-in.conf", {"IN": inner, "BACKEND": backend, "LOG": _log("$http_x_request_id")}),
         ("nginx-out.conf", {"OUT": out, "SERVERS": servers, "LOG": _log("$request_id")}),
+        ("nginx-in.conf", {"IN": inner, "BACKEND": backend, "LOG": _log("$http_x_request_id")}),
     )
     program, errors = binary("nginx"), folder / "nginx.err"
     pids = []
@@ -64,13 +63,3 @@ def start(folder: Path, backend: int, processes: Processes) -> Running:
     until(lambda: listening(out) and listening(inner), "nginx listens", errors)
     logs = (folder / "nginx-out.log", folder / "nginx-in.log")
     return Running("nginx", first_line([program, "-v"]), out, tuple(pids), inner, logs)
-
-
-def start_backend(folder: Path, processes: Processes) -> int:
-    """The application: answers 1 KB, on the load generator's processor; returns its port."""
-    (port,) = free_ports(1)
-    config = render("backend.conf", folder, BACKEND=port, BODY=BODY)
-    log = folder / "backend.err"
-    processes.start([binary("nginx"), "-c", str(config), "-p", str(folder)], log, LOAD_CPU)
-    until(lambda: listening(port), "the application listens", log)
-    return port

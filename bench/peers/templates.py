@@ -15,12 +15,13 @@ SERVICES = 100
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
-def render(template: str, folder: Path, **values: object) -> Path:
-    """Fill @NAME@ in a template of this folder, and write it into `folder`."""
-    text = (HERE / template).read_text()
+def render(template: str | Path, folder: Path, **values: object) -> Path:
+    """Fill @NAME@ in a template, of this folder unless it is a path, and write it into `folder`."""
+    source = HERE / template
+    text = source.read_text()
     for name, value in {"DIR": folder, **values}.items():
         text = text.replace(f"@{name}@", str(value))
-    target = folder / template
+    target = folder / source.name
     target.write_text(text)
     return target
 

@@ -6,8 +6,20 @@ from pathlib import Path
 import pytest
 
 from bench import report
-from bench.figures import Result, Sample, Spread, over, per_hop_us, ratio, rotated, spread
+from bench.figures import (
+    Result,
+    Sample,
+    Spread,
+    TCPSample,
+    Way,
+    over,
+    per_hop_us,
+    ratio,
+    rotated,
+    spread,
+)
 from bench.measure import Load
+from bench.transfer import Bulk
 
 
 def sample(cpu_us: float, *, requests: int = 1000, rps: float = 100.0, p99: float = 2.0) -> Sample:
@@ -79,6 +91,51 @@ def test_rows_have_exactly_the_keys_that_readers_expect(tmp_path: Path) -> None:
     ]
 
 
+def tcp_sample(down_s: float, up_s: float) -> TCPSample:
+    """A round that cost so many CPU seconds a GB and hop, and 30 µs a connection and hop."""
+    ways = [Way(Bulk(10**8, 0.5), int(s * 2 * 10**8)) for s in (down_s, up_s)]
+    return TCPSample(*ways, sample(30.0))
+
+
+def test_bytes_are_counted_in_cpu_seconds_per_gb_and_hop() -> None:
+    one = tcp_sample(0.4, 0.8)
+    assert (one.down_s_per_gb, one.up_s_per_gb) == (pytest.approx(0.4), pytest.approx(0.8))
+    assert one.s_per_gb == pytest.approx(0.6)
+    assert (one.down_mb_per_s, one.up_mb_per_s) == (200.0, 200.0)
+
+
+def test_a_row_of_tcp_has_no_requests() -> None:
+    samples = (tcp_sample(0.4, 0.8), tcp_sample(0.5, 0.9), tcp_sample(0.9, 2.0))
+    assert Result("envoy", 8, samples, 20.0, protocol="tcp").row() == {
+        "peer": "envoy",
+        "protocol": "tcp",
+        "connections": 8,
+        "streams": 1,
+        "rps": None,
+        "p50_ms": None,
+        "p99_ms": None,
+        "cpu_us_per_request_hop": None,
+        "cpu_s_per_gb": 0.7,
+        "cpu_s_per_gb_down": 0.5,
+        "cpu_s_per_gb_up": 0.9,
+        "connections_per_s": 100.0,
+        "cpu_us_per_connection_hop": 30.0,
+        "pss_mb": 20.0,
+    }
+
+
+def test_a_handshake_has_two_sides() -> None:
+    one = Sample(Load(1000, 100.0, 1.0, 2.0, 0), 900_000_000, 0, 600_000_000)
+    assert (one.outbound_us, one.inbound_us, one.cpu_us) == (600.0, 300.0, 450.0)
+    (_, row) = report.measured([Result("envoy", 8, (one,), 20.0, protocol="handshake")])
+    assert row[-3:] == ["600.0 (600.0–600.0)", "300.0 (300.0–300.0)", "20.0"]
+
+
+def test_titles_say_streams_where_there_are_several() -> None:
+    several = Result("envoy", 8, (sample(1.0),), 20.0, protocol="h2", streams=16)
+    assert report.title([several]) == "8 connections with 16 streams each, h2, 1 round"
+
+
 def test_tables() -> None:
     results = [result("baremesh", 30.0, 40.0, 20.0), result("envoy", 60.0, 50.0, 40.0)]
     assert report.measured(results)[1] == [
@@ -100,3 +157,8 @@ def test_a_record_is_markdown_with_the_machine_first() -> None:
     assert text.startswith("| what | which |\n| --- | --- |\n| kernel | Linux 6.1 |\n")
     assert "### 32 connections, http/1.1, 1 round\n" in text
     assert "| envoy | 100 (100–100) |" in text
+
+
+def test_a_record_ends_with_what_else_was_found() -> None:
+    text = report.record([], [[result("envoy", 60.0)]], ["user-space instructions: 7"])
+    assert text.endswith("\n\nUser-space instructions: 7.\n")

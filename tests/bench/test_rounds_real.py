@@ -1,21 +1,48 @@
-"""One short round through real proxies: the whole benchmark works, whatever its figures."""
+"""One short round of each protocol through real proxies, whatever the figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from bench.figures import Result
+from bench.protocols import Shape
 from bench.rounds import Bench
 
+ROUNDS = {
+    "http/1.1": ("nginx", Shape(2)),
+    "h2": ("nghttpx", Shape(2, 4)),
+    "grpc": ("envoy", Shape(2, 4)),
+    "tcp": ("haproxy", Shape(2)),
+    "handshake": ("haproxy", Shape(2)),
+}
 
-def test_a_round_of_the_real_mesh_and_a_peer(tmp_path: Path) -> None:
-    with Bench(["baremesh", "nginx"], tmp_path) as bench:
-        ours, theirs = bench.at(connections=2, rounds=1, seconds=1)
-        assert len(bench.peers["baremesh"].pids()) == 4
-    assert (ours.peer, theirs.peer) == ("baremesh", "nginx")
+
+def measured(names: list[str], folder: Path, protocol: str) -> list[Result]:
+    with Bench(names, folder, protocol) as bench:
+        results = bench.at(ROUNDS[protocol][1], rounds=1, seconds=1)
+        if "baremesh" in names:
+            assert len(bench.peers["baremesh"].pids()) == 4
+        return results
+
+
+@pytest.mark.parametrize("protocol", ["http/1.1"])
+def test_a_round_of_the_real_mesh_and_a_peer(tmp_path: Path, protocol: str) -> None:
+    ours, theirs = measured(["baremesh", ROUNDS[protocol][0]], tmp_path, protocol)
+    assert (ours.peer, theirs.peer) == ("baremesh", ROUNDS[protocol][0])
     for result in (ours, theirs):
         (sample,) = result.samples
-        assert sample.load.requests > 0
+        assert sample.rps > 0
         assert sample.cpu_us > sample.agents_us >= 0
         assert result.pss_mb > result.agents_pss_mb
     assert ours.agents_pss_mb > 1
     assert theirs.agents_pss_mb == 0
+
+
+@pytest.mark.parametrize("protocol", ["h2", "grpc", "tcp", "handshake"])
+def test_a_round_of_a_peer(tmp_path: Path, protocol: str) -> None:
+    (result,) = measured([ROUNDS[protocol][0]], tmp_path, protocol)
+    (sample,) = result.samples
+    assert sample.rps > 0
+    assert sample.cpu_us > 0

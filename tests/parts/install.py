@@ -32,6 +32,8 @@ PACKAGES = {
     "nginx-light": "nginx",
     "wrk": "wrk",
     "nghttp2-client": "h2load",
+    "nghttp2-server": "nghttpd",
+    "nghttp2-proxy": "nghttpx",
     "curl": "curl",
     "haproxy": "haproxy",
     "nftables": "nft",
