@@ -135,6 +135,10 @@ class Engine(Protocol):
     def reset(self, stream: int, code: int) -> None:
         """End a stream; `Sink.reset` is not called for it, `Sink.closed` is."""
 
+    def blame(self) -> None:
+        """A message of the peer was refused with an answer: counts like a reset that it
+        provoked (resets with a code that blames the peer count by themselves)."""
+
     def goaway(self, code: int, last: int | None = None) -> None:
         """With NO_ERROR streams up to ``last`` (default: all seen) go on; else none."""
 
@@ -203,6 +207,9 @@ class Settings(NamedTuple):
     settings_rate: int
     settings_entries: int
     control_frames: int
+    control_bytes: int
+    idle_frames: int
+    interim_responses: int
     connect: bool
 
 
@@ -241,14 +248,25 @@ def settings_of(limits: Limits, role: Role, connect: bool = True) -> Settings:
         settings_rate=limits.http2_settings_per_second,
         settings_entries=limits.http2_settings_entries,
         control_frames=limits.http2_control_frames,
+        control_bytes=limits.http2_control_bytes,
+        idle_frames=limits.http2_idle_frames,
+        interim_responses=limits.interim_responses,
         connect=connect and role == "server",
     )
 
 
 def new_engine(role: Role, settings: Settings, sink: Sink, engine: str = "") -> Engine:
-    """A connection's engine: ``"ngh2"``, or "" for the best that is there."""
-    if engine not in ("", "ngh2"):
+    """A connection's engine: ``"ngh2"``, ``"h2"``, or "" for the best that is there."""
+    if engine not in ("", "ngh2", "h2"):
         raise ValueError(f"no such HTTP/2 engine: {engine}")
-    from meshkit.http.h2_ngh2 import NGH2Engine
+    if engine != "h2":
+        try:
+            from meshkit.http.h2_ngh2 import NGH2Engine
+        except ImportError:
+            if engine:
+                raise
+        else:
+            return NGH2Engine(role, settings, sink)
+    from meshkit.http.h2_hyper import HyperEngine
 
-    return NGH2Engine(role, settings, sink)
+    return HyperEngine(role, settings, sink)

@@ -27,43 +27,26 @@ from meshkit.http.h2 import (
     Settings,
     Sink,
     StreamsExhausted,
-    goaway_frame,
 )
+from meshkit.http.h2_base import LIVE, PEER_STREAMS, SILENT, TOLD, BaseEngine
 
-_LIVE, _TOLD = 0, 1
-"""A stream's state here: whether its reset was told or asked for."""
-_BEFORE_SETTINGS = 100
-"""Streams opened before the peer said how many it takes (RFC 9113 advises no fewer)."""
-_NATIVE_MARGIN = 2
-"""ngh2's own buckets are this much larger than ours, which see the time and are counted."""
 _EAGER = 512
 """Bytes made as soon as input was read: enough for answers, too few for a body."""
 _GLITCHES = (10_000, 330)
-"""nghttp2's default for what it calls suspicious; a second net under ours."""
+"""nghttp2's default for what it calls suspicious; a second net under our guard."""
+_UNLIMITED = (1 << 32, 1 << 32)
+"""For its bucket of resets: ours sees completed streams too, and is counted."""
+_ACK_BYTES = 17
 
 
-class NGH2Engine:
+class NGH2Engine(BaseEngine):
     """An `Engine` (see there for its methods) around one ngh2 connection."""
 
-    __slots__ = (
-        *("_conn", "_cut", "_dead", "_error", "_open", "_resets", "_server", "_settings"),
-        *("_sink", "_tail", "_told", "closing", "connect_protocol", "last_stream", "peer_streams"),
-    )
+    __slots__ = ("_conn",)
 
     def __init__(self, role: Role, settings: Settings, sink: Sink) -> None:
-        self._server = role == "server"
-        self._settings = settings
-        self._sink = sink
+        super().__init__(role, settings, sink)
         self._conn = ngh2.Connection(ngh2.Role(role), _configuration(settings))
-        self._open: dict[int, int] = {}
-        self._resets: dict[int, int] = {}
-        self._tail = b""
-        self._told = NO_ERROR
-        self._error: H2Error | None = None
-        self._cut = self._dead = False
-        self.closing = self.connect_protocol = False
-        self.last_stream = 0
-        self.peer_streams = _BEFORE_SETTINGS
 
     def start(self) -> None:
         settings = self._settings
@@ -87,11 +70,14 @@ class NGH2Engine:
             self._raise()
             return
         conn = self._conn
+        self._now = now
         try:
-            conn.receive_data(data)
+            conn.receive_data(self._guard.feed(data, now))
         except ngh2.NGH2Error as error:
             self._dispatch()
             raise self._fatal(error) from None
+        except H2Error as error:
+            raise self._fail(error) from None
         if conn.want_write and not conn.queued_body_size():
             # What the peer broke shows only as bytes are made (a GOAWAY among them).
             self._tail += conn.data_to_send(_EAGER)
@@ -100,11 +86,6 @@ class NGH2Engine:
             handlers[event.__class__](self, event)
         if self._error is not None:
             self._raise()
-
-    def _raise(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
 
     def _dispatch(self) -> None:
         handlers = _HANDLERS
@@ -118,14 +99,7 @@ class NGH2Engine:
             code, limit = ENHANCE_YOUR_CALM, _flood(str(error))
         elif isinstance(error, ngh2.InternalError):
             code = INTERNAL_ERROR
-        if not self._cut:
-            self._tail += goaway_frame(self.last_stream, code)
-        return self._fail(code, limit, str(error))
-
-    def _fail(self, code: int, limit: str, message: str) -> H2Error:
-        self._dead = self.closing = True
-        self._sink.limit(limit)
-        return H2Error(code, limit, message)
+        return self._fail(H2Error(code, limit, str(error)))
 
     def _on_end(self, event: ngh2.ConnectionClosed) -> None:
         """GOAWAYs are settled: the peer's, ours, or nghttp2's because of what came."""
@@ -134,54 +108,84 @@ class NGH2Engine:
         if code == NO_ERROR or code == self._told:
             self._dead = True
             return
+        if self._dead:
+            return
         limit = "h2_flood" if code == ENHANCE_YOUR_CALM else "h2_protocol_error"
-        reason = event.debug_data.decode("ascii", "replace")
-        self._error = self._fail(code, limit, reason or "the peer broke a rule of HTTP/2")
+        reason = event.debug_data.decode("ascii", "replace") or "a rule of HTTP/2 was broken"
+        self._error = self._fail(H2Error(code, limit, reason), frame=False)
 
     # What each event means.
 
     def _on_request(self, event: ngh2.RequestReceived) -> None:
         stream = event.stream_id
-        self._open[stream] = _LIVE
         self.last_stream = stream
+        if self._guard.doomed and stream in self._guard.doomed:
+            self._open[stream] = SILENT
+            return
+        self._open[stream] = LIVE
         self._sink.request(stream, event.headers, event.end_stream)
 
     def _on_response(self, event: ngh2.ResponseReceived) -> None:
         self._sink.response(event.stream_id, event.headers, event.end_stream)
 
     def _on_interim(self, event: ngh2.InformationalResponseReceived) -> None:
-        self._sink.interim(event.stream_id, event.headers)
+        stream = event.stream_id
+        if self._interim_ok(stream):
+            self._sink.interim(stream, event.headers)
+        elif self._open.get(stream) == LIVE:
+            self._sink.limit("h2_too_many_interim")
+            self.reset(stream, ENHANCE_YOUR_CALM)
+            self._sink.reset(stream, ENHANCE_YOUR_CALM, True)
 
     def _on_data(self, event: ngh2.DataReceived) -> None:
-        data, end = event.data, event.end_stream
-        if data or end:
-            self._sink.data(event.stream_id, data, end)
+        stream, data, end = event.stream_id, event.data, event.end_stream
+        if self._open.get(stream):
+            if data:  # nobody waits for it any more
+                self._conn.acknowledge_received_data(len(data), stream)
+        elif data or end:
+            self._sink.data(stream, data, end)
 
     def _on_trailers(self, event: ngh2.TrailersReceived) -> None:
-        self._sink.trailers(event.stream_id, event.headers)
+        if not self._open.get(event.stream_id):
+            self._sink.trailers(event.stream_id, event.headers)
 
     def _on_reset(self, event: ngh2.StreamReset) -> None:
         stream = event.stream_id
-        if self._open.get(stream) == _LIVE:
-            self._open[stream] = _TOLD
+        if self._open.get(stream) == LIVE:
+            self._open[stream] = TOLD
             self._sink.reset(stream, event.error_code, False)
 
     def _on_closed(self, event: ngh2.StreamClosed) -> None:
         stream, code = event.stream_id, event.error_code
         state = self._open.pop(stream, None)
-        if state is None:
+        if self._interims:
+            self._interims.pop(stream, None)
+        if state == LIVE and not code:
+            self._guard.completed()
+        elif state == LIVE:
+            self._broken(stream, code, event.local_error)
+        elif state is None:
             # An invalid request shows only here: it was never announced.
             self._sink.limit("h2_invalid_message")
+            self._blame()
             return
-        if state:
+        else:
             self._resets.pop(stream, None)
-        elif code:
-            refused = code == REFUSED_STREAM and not self._server
-            if not refused:
-                late = event.local_error is not None
-                self._sink.limit("h2_outbound_fields" if late else "h2_invalid_message")
-            self._sink.reset(stream, code, not refused)
+            if state == SILENT:
+                return
         self._sink.closed(stream)
+
+    def _broken(self, stream: int, code: int, late: ngh2.NGH2Error | None) -> None:
+        """nghttp2 reset a stream by itself, or its request was never taken."""
+        if code == REFUSED_STREAM and not self._server:
+            self._sink.reset(stream, code, False)
+            return
+        if late is not None:
+            self._sink.limit("h2_outbound_fields")
+        else:
+            self._sink.limit("h2_invalid_message")
+            self._blame()
+        self._sink.reset(stream, code, True)
 
     def _on_settings(self, event: ngh2.SettingsReceived) -> None:
         settings = event.settings
@@ -217,6 +221,7 @@ class NGH2Engine:
         if self._resets and len(data) < n and self._submit_resets():
             data += conn.data_to_send(n - len(data))
         self._cut = len(data) == n
+        self._guard.sent += len(data)
         # Closed streams, and what was wrong with a head, come to light as bytes are made.
         events = conn.events()
         if events:
@@ -247,32 +252,32 @@ class NGH2Engine:
             raise StreamsExhausted("the connection's stream ids are used up") from None
         except ngh2.NGH2Error as error:
             raise GoingAway(str(error)) from None
-        self._open[stream] = _LIVE
+        self._open[stream] = LIVE
         return stream
 
     def respond(self, stream: int, fields: Sequence[Field], end: bool) -> None:
-        if self._open.get(stream) == _LIVE and not self._dead:
+        if self._open.get(stream) == LIVE and not self._dead:
             try:
                 self._conn.send_response(stream, fields, end_stream=end)
             except ngh2.StreamUnavailableError:
                 pass
 
     def interim(self, stream: int, fields: Sequence[Field]) -> None:
-        if self._open.get(stream) == _LIVE and not self._dead:
+        if self._open.get(stream) == LIVE and not self._dead:
             try:
                 self._conn.send_informational_response(stream, fields)
             except ngh2.StreamUnavailableError:
                 pass
 
     def send(self, stream: int, data: bytes, end: bool) -> None:
-        if self._open.get(stream) == _LIVE and not self._dead:
+        if self._open.get(stream) == LIVE and not self._dead:
             try:
                 self._conn.send_data(stream, data, end_stream=end)
             except (ngh2.StreamUnavailableError, ngh2.StreamProtocolError):
                 pass
 
     def trailers(self, stream: int, fields: Sequence[Field]) -> None:
-        if self._open.get(stream) == _LIVE and not self._dead:
+        if self._open.get(stream) == LIVE and not self._dead:
             try:
                 self._conn.send_trailers(stream, fields)
             except (ngh2.StreamUnavailableError, ngh2.StreamProtocolError):
@@ -280,12 +285,6 @@ class NGH2Engine:
 
     def end(self, stream: int) -> None:
         self.send(stream, b"", True)
-
-    def reset(self, stream: int, code: int) -> None:
-        state = self._open.get(stream)
-        if state == _LIVE or stream in self._resets:
-            self._open[stream] = _TOLD
-            self._resets[stream] = code
 
     def goaway(self, code: int, last: int | None = None) -> None:
         if self._dead:
@@ -326,10 +325,6 @@ class NGH2Engine:
         )
 
     @property
-    def streams(self) -> int:
-        return len(self._open)
-
-    @property
     def finished(self) -> bool:
         if self._tail:
             return False
@@ -357,15 +352,12 @@ def _configuration(settings: Settings) -> ngh2.Configuration:
     if known is None:
         _configurations[settings] = known = ngh2.Configuration(
             auto_window_update=False,
-            peer_max_concurrent_streams=_BEFORE_SETTINGS,
+            peer_max_concurrent_streams=PEER_STREAMS,
             max_send_header_block_length=settings.send_field_bytes,
-            max_outbound_ack=settings.control_frames,
+            max_outbound_ack=min(settings.control_frames, settings.control_bytes // _ACK_BYTES),
             max_settings=settings.settings_entries,
-            max_continuations=settings.continuations,
-            stream_reset_rate_limit=(
-                settings.reset_burst * _NATIVE_MARGIN,
-                settings.reset_rate * _NATIVE_MARGIN,
-            ),
+            max_continuations=settings.continuations + 1,
+            stream_reset_rate_limit=_UNLIMITED,
             glitch_rate_limit=_GLITCHES,
             max_inbound_header_list_size=settings.field_bytes_cap,
             max_inbound_header_count=settings.fields_cap,
