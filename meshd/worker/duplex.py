@@ -28,6 +28,7 @@ from types import coroutine
 from typing import Any
 
 from meshd.worker.edges import BURST, READ_EDGE, WRITE_EDGE, Edges, StreamClosed, closed_error
+from meshd.worker.farewell import close_notify
 from meshd.worker.loop import Loop
 
 Buffer = bytes | bytearray | memoryview
@@ -36,8 +37,6 @@ READ_SIZE = 65_536  # one read; with larger ones malloc maps fresh pages (21 us 
 RECORD = 16_384  # the most that a TLS record carries (RFC 8446, 5.1)
 READ_COST = BURST // 16  # a small read counts for so much: at most 16 reads a turn
 TLS_SLICE = 65_536  # SSL_write takes all or nothing, so large buffers go in slices
-STASH_LIMIT = 1_048_576  # bytes read ahead to half-close TLS, see shutdown_write
-
 _unread = array("i", [0])  # FIONREAD's answer; one thread, so one is enough
 
 
@@ -55,7 +54,9 @@ class Stream(Edges):
 
     __slots__ = (
         "__weakref__",
+        "_farewell",
         "_held",
+        "_late",
         "_read_wants_write",
         "_recv",
         "_send",
@@ -76,6 +77,8 @@ class Stream(Edges):
         self.bytes_in = self.bytes_out = 0
         self._read_wants_write = self._write_wants_read = False
         self._held: Buffer | None = None
+        self._farewell: bytes | None = None  # close_notify on its way, b"" = our side has ended
+        self._late: OSError | None = None  # what `fill` met behind the bytes it gave out
         self._recv: Callable[[int], bytes] = sock.recv
         self._send: Callable[[Buffer], int] = sock.send
 
@@ -165,6 +168,67 @@ class Stream(Edges):
         elif self.credit <= 0:
             yield from self.loop.yield_turn()
             self.credit = BURST
+
+    def fill(self, view: memoryview) -> int | None:
+        """As `try_recv`, into `view` of RECORD bytes at least: how many, 0 at the end, or None.
+
+        With TLS several records at once, so that they go on in one send. No room is left unread
+        in OpenSSL, which `shutdown_write` relies on.
+        """
+        if not self.readable or self.credit <= 0:
+            if self.closed:
+                raise closed_error()
+            return None
+        room, size = len(view), 0
+        try:
+            if self._late is not None:
+                raise self._late
+            if self.tls is None:
+                size = self.sock.recv_into(view)
+                if 0 < size < room and self._short_proves:
+                    self.readable = False
+            else:
+                read = self.tls.read
+                while size + RECORD <= room:
+                    got = read(RECORD, view[size:])
+                    size += got
+                    if got < RECORD and (not got or self._emptied()):
+                        break
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self.readable = False
+            if not size:
+                return None
+        except ssl.SSLWantWriteError:
+            self.writable = False
+            self._read_wants_write = True
+            if not size:
+                return None
+        except OSError as exc:
+            if not size:
+                return self._end_of_fill(exc)
+            self._late = exc
+        self.bytes_in += size
+        self.credit -= size if size > READ_COST else READ_COST
+        if not size:
+            self.eof = True
+        return size
+
+    def _emptied(self) -> bool:
+        """After a short record: whether the kernel proves that there is nothing more."""
+        if self._short_proves and not self.tls.pending():
+            ioctl(self.fd, FIONREAD, _unread)
+            if not _unread[0]:
+                self.readable = False
+                return True
+        return False
+
+    def _end_of_fill(self, exc: OSError) -> int:
+        if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            self._end_of_tls(exc)
+            self._late = exc
+            return 0
+        self._failed(exc)
+        raise exc
 
     def readable_now(self) -> bool:
         """Whether a read would find something: data, the end, an error. Asks the kernel if needed.
@@ -303,35 +367,46 @@ class Stream(Edges):
 
     # The end
 
-    def shutdown_write(self) -> None:
+    def shutdown_write(self) -> bool:
         """End our side: FIN, with TLS a close_notify before it. Reading goes on.
 
-        SSL_shutdown looks for the peer's close_notify too, and finding data instead it ruins the
-        connection for reading. So what has arrived is read first, up to STASH_LIMIT, and given
-        out by later reads.
+        False: the kernel had no room for the close_notify; `wait_writable`, and call again.
         """
-        if self.tls is not None:
-            stash = self._read_ahead()
-            self._close_notify()
-            if stash:
-                self._unread(stash)
+        if self.tls is not None and not self.broken and not self._send_farewell():
+            return False
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError as exc:
             if exc.errno != errno.ENOTCONN:
                 raise
+        return True
 
-    def _read_ahead(self) -> bytes:
-        pieces: list[bytes] = []
-        size = 0
-        while size < STASH_LIMIT:
-            self.credit = BURST
-            piece = self.try_recv()
-            if not piece:
+    def _send_farewell(self) -> bool:
+        """Whether all of the close_notify is out; made at the first call."""
+        if self._farewell is None:
+            self._farewell = self._new_farewell()
+        while self._farewell:
+            try:
+                sent = socket.socket.send(self.sock, self._farewell)
+            except BlockingIOError:
+                self.writable = False
+                return False
+            except OSError:  # the peer has gone without it
+                self._farewell = b""
                 break
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces)
+            self._farewell = self._farewell[sent:]
+        return True
+
+    def _new_farewell(self) -> bytes:
+        if self._held is not None:
+            return b""  # OpenSSL has half a record of ours: the FIN has to do
+        if self.tls.pending():
+            self.credit = BURST
+            self._unread(self.try_recv(RECORD) or b"")
+        try:
+            return close_notify(self.tls, self.fd)
+        except OSError:
+            return b""  # no descriptor for a moment's copy
 
     def _close_notify(self) -> None:
         """Best effort: whether the peer hears it is the peer's business."""
@@ -344,7 +419,8 @@ class Stream(Edges):
         """Orderly end: close_notify where TLS is intact, then close. Idempotent."""
         if self.closed:
             return
-        if self.tls is not None and not self.broken and not self.ragged and not self._held:
+        intact = not self.broken and not self.ragged and self._held is None
+        if self.tls is not None and intact and self._farewell is None:
             self._close_notify()
         self._let_go()
 
