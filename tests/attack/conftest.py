@@ -31,14 +31,14 @@ class Range:
     def b(self) -> Host:
         return self.whole.hosts["b"]
 
-    def say(self, *pieces: bytes | float, seconds: float = 1.0) -> bytes:
+    def say(self, *pieces: bytes | float, seconds: float = 1.0, want: int = 0) -> bytes:
         """Raw bytes to the outbound proxy of host a, as shop."""
-        return say(self.a.address, self.a.proxy, *pieces, seconds=seconds)
+        return say(self.a.address, self.a.proxy, *pieces, seconds=seconds, want=want)
 
     def get(self, path: str = "/", host: str = f"victim:{PORT}") -> bytes:
         """One well-formed request."""
         head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-        return self.say(head.encode(), seconds=5.0)
+        return self.say(head.encode(), want=1)
 
     def works(self) -> bool:
         return self.get("/works").startswith(b"HTTP/1.1 200 ")

@@ -15,6 +15,7 @@ from threading import Lock, Thread
 from typing import BinaryIO
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+PATIENCE = 20.0
 Piece = bytes | float
 """Bytes to send, or seconds to wait."""
 
@@ -25,26 +26,39 @@ def dial(address: str, port: int, seconds: float = 5.0) -> socket.socket:
     return sock
 
 
-def read_all(sock: socket.socket, seconds: float = 1.0) -> bytes:
-    """What comes until the end, a reset, or ``seconds`` of silence."""
-    sock.settimeout(seconds)
+def read_all(sock: socket.socket, seconds: float = 1.0, want: int = 0) -> bytes:
+    """What comes until the end, a reset, or ``seconds`` of silence.
+
+    Silence counts when ``want`` answers have begun; these may take their time.
+    """
     received = b""
     with suppress(OSError):
-        while data := sock.recv(65536):
+        while True:
+            begun = received.count(b"HTTP/1.1 ")
+            sock.settimeout(seconds if begun >= want else PATIENCE)
+            if not (data := sock.recv(65536)):
+                break
             received += data
     return received
 
 
-def say(address: str, port: int, *pieces: Piece, seconds: float = 1.0) -> bytes:
-    """Everything that is answered to these pieces on one connection."""
-    with dial(address, port) as sock:
+def say(address: str, port: int, *pieces: Piece, seconds: float = 1.0, want: int = 0) -> bytes:
+    """Everything that is answered to these pieces on one connection.
+
+    A reset before the first byte is no answer, like one after it.
+    """
+    try:
+        connected = dial(address, port)
+    except ConnectionResetError:
+        return b""
+    with connected as sock:
         with suppress(OSError):
             for piece in pieces:
                 if isinstance(piece, bytes):
                     sock.sendall(piece)
                 else:
                     time.sleep(piece)
-        return read_all(sock, seconds)
+        return read_all(sock, seconds, want)
 
 
 def statuses(answer: bytes) -> list[int]:
