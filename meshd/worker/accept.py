@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from meshd.worker.admission import source_of
-from meshd.worker.credentials import NoCredentials
+from meshd.worker.credentials import HTTP_ALPN, NoCredentials
 from meshd.worker.downstream import Downstream
 from meshd.worker.entry import (
     EdgeEntry,
@@ -22,6 +22,7 @@ from meshd.worker.entry import (
     OutboundEntry,
     pick_server,
 )
+from meshd.worker.h2_server import H2Downstream
 from meshd.worker.loop import DeadlineExceeded
 from meshd.worker.sockdiag import peer_uid
 from meshd.worker.stream import Stream, start_tls
@@ -85,7 +86,7 @@ async def serve(ctx: WorkerContext, spec: ListenerSpec, sock: socket.socket, sou
             return
         except OSError:
             return  # gone before it said anything
-        await Downstream(ctx, stream, entry).run()
+        await _converse(ctx, stream, entry)
     finally:
         ctx.admission.leave(spec, source)
         if stream is None:
@@ -94,6 +95,18 @@ async def serve(ctx: WorkerContext, spec: ListenerSpec, sock: socket.socket, sou
             ctx.admission.handshaken(stream)
             ctx.forget_tls(stream)
             stream.close()
+
+
+async def _converse(ctx: WorkerContext, stream: Stream, entry: Entry) -> None:
+    """In the version that TLS agreed on; without TLS, the one that the client begins with."""
+    first = b""
+    if stream.alpn() != "h2":
+        down = Downstream(ctx, stream, entry)
+        await down.run()
+        first = down.preface
+        if not first:
+            return
+    await H2Downstream(ctx, stream, entry).run(first)
 
 
 def _begin_tls(ctx: WorkerContext, spec: ListenerSpec, stream: Stream, remote: Address) -> None:
@@ -150,7 +163,7 @@ async def _mesh(
     if hello.sni is None:
         raise NotServed("no_sni", "the client names no service")
     workload, port = _by_sni(ctx, hello.sni)
-    if not set(hello.alpn) & {"http/1.1"}:
+    if not set(hello.alpn) & set(HTTP_ALPN):
         raise NotServed("no_common_alpn", f"client offers {', '.join(hello.alpn) or 'no ALPN'}")
     try:
         context = ctx.credentials.mesh_server(workload.identity)

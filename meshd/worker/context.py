@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 from meshd.worker.admission import Admission
@@ -18,7 +18,7 @@ from meshd.worker.logfile import AccessLog
 from meshd.worker.overload import Overload
 from meshd.worker.record import Recorder
 from meshd.worker.routes import Action, Choice, Cluster, VirtualHost
-from meshd.worker.upstream import Pool
+from meshd.worker.upstream import Dialer
 from meshd.worker.watch import Watch
 from meshkit.http.limits import GATEWAY, MESHD, Limits
 from meshkit.identity.judge import Judge
@@ -41,6 +41,7 @@ from meshkit.telemetry.trace import RequestIds, TraceParents
 if TYPE_CHECKING:
     from meshd.counters import CounterFile
     from meshd.worker.downstream import Downstream
+    from meshd.worker.h2_server import H2Downstream
     from meshd.worker.loop import Fiber, Loop
     from meshd.worker.stream import Stream
 
@@ -52,7 +53,8 @@ SWEEP = 1.0
 REFUSED_LINES = 50
 """Refusals a second that are logged one by one."""
 
-PoolKey = tuple[str, str, int, str, frozenset[str]]
+P = TypeVar("P", bound=Dialer)
+PoolKey = tuple[str, str, int, str, frozenset[str], type[Dialer]]
 
 
 class WorkerContext:
@@ -76,12 +78,12 @@ class WorkerContext:
         self.overload = Overload(self)
         self.watch = Watch(self)
         self.draining = False
-        self.idle: set[Downstream] = set()
+        self.idle: set[Downstream | H2Downstream] = set()
         """Connections between two requests: a drain ends them at once."""
         self._refused_logged = 0
         self._specs: dict[str, ListenerSpec] = {}
-        self._pools: WeakValueDictionary[PoolKey, Pool] = WeakValueDictionary()
-        self._open_pools: set[Pool] = set()
+        self._pools: WeakValueDictionary[PoolKey, Dialer] = WeakValueDictionary()
+        self._open_pools: set[Dialer] = set()
         self._callers: dict[str, Caller] = {}
         self._inbound: dict[tuple[str, WorkloadPort], tuple[Action, bytes]] = {}
         self._tls: dict[Stream, tuple[bytes, ...]] = {}
@@ -191,7 +193,9 @@ class WorkerContext:
     def _new_inbound_action(self, workload: Workload, port: WorkloadPort) -> Action:
         name = f"inbound|{port.port}||"
         endpoint = Endpoint(port.address, port.target)
-        cluster = Cluster(self, ClusterSpec(name, "ROUND_ROBIN", (endpoint,)))
+        cluster = Cluster(
+            self, ClusterSpec(name, "ROUND_ROBIN", (endpoint,), protocol=port.protocol)
+        )
         destination = Destination(name, 1)
         route = Route("default", (), (destination,), retry=INBOUND_RETRY)
         host = f"{workload.service}.{workload.namespace}.{self.config.mesh.domain}"
@@ -201,19 +205,25 @@ class WorkerContext:
         return action
 
     def pool(
-        self, identity: str, address: str, port: int, sni: str, accounts: frozenset[str]
-    ) -> Pool:
+        self,
+        identity: str,
+        address: str,
+        port: int,
+        sni: str,
+        accounts: frozenset[str],
+        kind: type[P],
+    ) -> P:
         """Pools outlive snapshots: connections are not dropped because a rule changed.
 
         Whoever routes to a pool holds it; `opened` holds those with connections.
         """
-        key = (identity, address, port, sni, accounts)
+        key = (identity, address, port, sni, accounts, kind)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(self, identity, address, port, sni, accounts)
-        return pool
+            pool = self._pools[key] = kind(self, identity, address, port, sni, accounts)
+        return pool  # type: ignore[return-value]  # the key has its kind
 
-    def opened(self, pool: Pool) -> None:
+    def opened(self, pool: Dialer) -> None:
         """The pool has a connection: look after it until it has none."""
         self._open_pools.add(pool)
 
@@ -226,7 +236,7 @@ class WorkerContext:
         return sum(pool.open_count for pool in self._open_pools)
 
     def upstream_idle(self) -> int:
-        return sum(len(pool.idle) for pool in self._open_pools)
+        return sum(pool.idle_count for pool in self._open_pools)
 
     # TLS
 

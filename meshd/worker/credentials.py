@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 from meshkit.identity.judge import Judge
 
-ALPN = ["http/1.1"]
-"""What we speak between hosts today (wire.md lists h2 and baremesh-tcp/1 besides)."""
+HTTP_ALPN = ["h2", "http/1.1"]
+"""What every HTTP listener takes, in our order; a client of ours offers the one it will speak."""
 
 
 class NoCredentials(Exception):
@@ -65,8 +65,9 @@ class Credentials:
         """TLS 1.3, client certificate required: the mesh port."""
         return self._context(identity, "server", self._mesh_server)
 
-    def mesh_client(self, identity: str) -> ssl.SSLContext:
-        return self._context(identity, "client", self._mesh_client)
+    def mesh_client(self, identity: str, alpn: str = "http/1.1") -> ssl.SSLContext:
+        """For connections that will speak one protocol, named as ALPN does."""
+        return self._context(identity, alpn, lambda: self._mesh_client(alpn))
 
     def edge_server(self, certificate: str, min_version: str) -> ssl.SSLContext:
         """A gateway's HTTPS server: no client certificate, the given least version."""
@@ -74,7 +75,7 @@ class Credentials:
         def make() -> ssl.SSLContext:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = ssl.TLSVersion[min_version.replace("TLSV", "TLSv")]
-            context.set_alpn_protocols(ALPN)
+            context.set_alpn_protocols(HTTP_ALPN)
             return context
 
         return self._context(certificate, min_version, make)
@@ -94,20 +95,20 @@ class Credentials:
     def _mesh_server(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.num_tickets = 0  # no resumption between hosts; two tickets cost 300 µs a pair
-        return self._mesh(context)
+        return self._mesh(context, HTTP_ALPN)
 
-    def _mesh_client(self) -> ssl.SSLContext:
+    def _mesh_client(self, alpn: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # SPIFFE ids, judged after the handshake, name the peer
-        return self._mesh(context)
+        return self._mesh(context, [alpn])
 
-    def _mesh(self, context: ssl.SSLContext) -> ssl.SSLContext:
+    def _mesh(self, context: ssl.SSLContext, alpn: list[str]) -> ssl.SSLContext:
         if not self._cadata:
             raise NoCredentials("no root certificates on this host yet")
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=self._cadata)
-        context.set_alpn_protocols(ALPN)
+        context.set_alpn_protocols(alpn)
         return context
 
 

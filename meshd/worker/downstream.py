@@ -12,6 +12,7 @@ measured; where the code is longer or plainer than it could be, that is why.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -37,8 +38,8 @@ class Downstream:
     """Serves one accepted (and already secured) connection until it ends."""
 
     __slots__ = (
-        *("budget", "ctx", "ending", "entry", "exchange", "fiber", "reader", "served", "stream"),
-        "until",
+        *("budget", "ctx", "ending", "entry", "exchange", "fiber", "preface", "reader", "served"),
+        *("stream", "until"),
     )
 
     def __init__(self, ctx: WorkerContext, stream: Stream, entry: Entry) -> None:
@@ -56,9 +57,14 @@ class Downstream:
         """The limit that makes a request the last."""
         self.exchange: Exchange | None = None
         """The request under way."""
+        self.preface = b""
+        """What the client has sent, if it speaks HTTP/2 without TLS."""
 
     async def run(self) -> None:
-        """Serve until the peer, a limit, an error or a drain ends the connection."""
+        """Serve until the peer, a limit, an error or a drain ends the connection.
+
+        Returns early with `preface` set if it is HTTP/2.
+        """
         ctx, reader, fiber = self.ctx, self.reader, self.fiber
         idle = self.entry.limits.keepalive_idle
         ctx.watch.add(self)
@@ -81,6 +87,9 @@ class Downstream:
                 self.exchange = None
                 self.served += 1
         except HTTPError as error:
+            if error.code == "http2_preface" and not self.served and self.stream.tls is None:
+                self.preface = self.reader.since_preface()
+                return
             self.ctx.record_refusal(self.entry, error)
             await self.refuse(error)
         except DeadlineExceeded:
@@ -98,7 +107,8 @@ class Downstream:
             self.exchange = None
             ctx.idle.discard(self)
             ctx.watch.remove(self)
-            self.stream.close()
+            if not self.preface:
+                self.stream.close()
 
     def end_soon(self, limit: str) -> None:
         """Make the next answer the last."""
@@ -112,6 +122,13 @@ class Downstream:
         elif x.keep:
             self.ctx.limit(self.ending)
         x.keep = False
+
+    def sweep(self, now: float) -> None:
+        """Nothing to look at but exchanges."""
+
+    def exchanges(self) -> Iterable[Exchange]:
+        """What is under way."""
+        return () if self.exchange is None else (self.exchange,)
 
     def leave(self) -> None:
         """Called while idle, to drain: close now, nothing is under way."""

@@ -9,18 +9,19 @@ limits, hosts of its servers, and the client's address from the peer.
 from __future__ import annotations
 
 from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from meshd.worker.live import Scope, suffixes
-from meshd.worker.routes import Action, VirtualHost
 from meshkit.http.errors import HTTPError
-from meshkit.http.h1 import RequestHead
+from meshkit.http.h1 import Field, RequestHead
 from meshkit.http.limits import Limits
 from meshkit.snapshot.types import EdgeServer
 from meshkit.telemetry.peer import Facts
 
 if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
+    from meshd.worker.routes import Action, VirtualHost
 
 
 class Unroutable(Exception):
@@ -57,6 +58,12 @@ def split_authority(authority: bytes) -> tuple[str, int]:
     return name.rstrip("."), int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
 
 
+def fields_of(lines: bytes) -> list[Field]:
+    """Rendered header lines, each with its CRLF, taken apart again."""
+    pairs = (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])
+    return [(name, value) for name, _, value in pairs]
+
+
 class Entry:
     """What `Downstream` and `Exchange` need of any entry."""
 
@@ -85,6 +92,15 @@ class Entry:
         self.limits = limits
         self.local = local
         self.remote = remote
+
+    @cached_property
+    def upstream_fields(self) -> list[Field]:
+        """`upstream_extra` as HTTP/2 has it."""
+        return fields_of(self.upstream_extra)
+
+    @cached_property
+    def facts_fields(self) -> list[Field]:
+        return fields_of(self.facts_header)
 
     def action(self, head: RequestHead, path: bytes) -> Action:
         """The route of a request; raises Unroutable."""

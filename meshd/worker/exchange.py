@@ -14,35 +14,28 @@ cost a fifth more.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from meshd.worker.entry import Unroutable
 from meshd.worker.loop import DeadlineExceeded
-from meshd.worker.routes import Action, Target
-from meshd.worker.transfer import READ, ClientGone, Transfer
+from meshd.worker.streams import Streaming, TryFailed
+from meshd.worker.transfer import READ, ClientGone
 from meshd.worker.upstream import ConnectFailed, Connection
 from meshkit.balance.retry import backoff, may_retry
 from meshkit.http.h1 import HTTPError, render_request
 from meshkit.http.path import canonical
 from meshkit.telemetry.trace import valid_request_id
 
-_EDGE_MANAGED = frozenset(
+if TYPE_CHECKING:
+    from meshd.worker.routes import Action, Target
+
+EDGE_MANAGED = frozenset(
     (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"x-real-ip")
 )
 """A stranger's word on addresses: gateways take the client's from the peer."""
 
 
-class TryFailed(Exception):
-    """A try ended without an answer.  `outcome` feeds the retry verdict,
-    `reason` (a key of REPLIES) the reply if it was the last, `detail` the log."""
-
-    def __init__(self, outcome: str, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.outcome = outcome
-        self.reason = reason
-        self.detail = detail
-
-
-class Exchange(Transfer):
+class Exchange(Streaming):
     """A request and its answer on one downstream connection: admitted, tried, recorded."""
 
     async def run(self) -> bool:
@@ -104,7 +97,7 @@ class Exchange(Transfer):
             self.headers = [
                 h
                 for h in head.headers
-                if h[0] not in _EDGE_MANAGED and (h[0] != b"x-request-id" or h[1] == request_id)
+                if h[0] not in EDGE_MANAGED and (h[0] != b"x-request-id" or h[1] == request_id)
             ]
         elif entry.mesh_peer:
             self.peer_facts = head.facts
@@ -145,6 +138,8 @@ class Exchange(Transfer):
         cluster = choice.cluster
         if cluster is None:
             raise Unroutable("cluster_not_found", choice.cluster_name)
+        if cluster.http2:
+            return await self._stream_try(action, tried, choice)
         self.target = target = cluster.balancer.pick(tried)
         if target is None:
             raise Unroutable("no_healthy_upstream", cluster.name)
@@ -268,33 +263,13 @@ class Exchange(Transfer):
         # Where one idle connection had died, its neighbours are dying: of a killed
         # process the kernel closes them one after another.
         self._renewed = failed.outcome == "reused-reset"
-        ctx, fiber = self.ctx, self.down.fiber
+        ctx, fiber = self.ctx, self.runner()
         ctx.bump("retries")
         fiber.expires = self.deadline
         ctx.loop.arm(fiber)
         if verdict.pause:
             await ctx.loop.sleep(backoff(ctx.random, self.tries, action.retry.backoff_base))
         return True
-
-    def _wants_retry(self, action: Action, status: int) -> bool:
-        """The route wants an answer of this status tried again, and it can be."""
-        if self._consumed:
-            return False
-        keyed = b"idempotency-key" in self.names
-        method, outcome = self.head.method, f"status-{status}"
-        return may_retry(action.retry, method, keyed, self.tries, outcome).retry
-
-    def _limit_try(self, per_try: float) -> None:
-        limit = self.ctx.loop.now + per_try
-        fiber = self.down.fiber
-        fiber.expires = min(limit, self.deadline) if self.deadline else limit
-        self.ctx.loop.arm(fiber)
-
-    def _unconnected(self, error: ConnectFailed) -> TryFailed:
-        self.ctx.bump("upstream_connect_failures", reason=error.outcome.replace("-", "_"))
-        naming = error.outcome == "secure-naming"
-        reason = "upstream_identity_refused" if naming else "upstream_connection_failure"
-        return TryFailed(error.outcome, reason, error.reason)
 
     def _abandon(self, conn: Connection | None) -> None:
         if conn is not None:

@@ -8,7 +8,8 @@ raises inside the fiber, spawn, cancel, park and unpark. It has one thread, and 
 it waits, so between two waits nothing else changes the state it looks at.
 
 One turn: poll -> hand every event of the batch to its source -> fire due timers -> queue the
-fibers that gave up the last turn -> run the ready queue, first come first served. Hence:
+fibers that gave up the last turn -> run the ready queue, first come first served -> flush what
+became dirty (`dirty`: connections that many fibers write to send once a turn). Hence:
 
 * Events first, fibers after. A source's `on_events` only sets bits and unparks; no fiber runs
   while events are handed out, so none can close a descriptor in the middle of a batch. Should a
@@ -68,6 +69,13 @@ class Source(Protocol):
         """Remember the edge and unpark who waits for it; nothing else."""
 
 
+class Flushable(Protocol):
+    """What gathers output while fibers run, and sends it once at the end of the turn."""
+
+    def flush(self) -> None:
+        """Send it; between fibers, so nothing that waits."""
+
+
 class Poller(Protocol):
     """The part of `select.epoll` in use."""
 
@@ -98,6 +106,7 @@ class Loop:
         "_yielded",
         "arm",
         "current",
+        "dirty",
         "errors",
         "fibers",
         "now",
@@ -118,6 +127,7 @@ class Loop:
         self.on_error: Callable[[Fiber | None, BaseException], None] = _log_error
         self._ready: deque[Fiber] = deque()
         self._yielded: list[Fiber] = []
+        self.dirty: list[Flushable] = []
         self._soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._timers = Timers()
         self.arm = self._timers.arm  # makes `fiber.expires` hold; after each assignment but 0
@@ -318,7 +328,7 @@ class Loop:
         if before - self.now > self._lag:  # how long the turn before this one was
             self._lag = before - self.now
         timeout: float | None = 0.0
-        if not (ready or self._yielded or self._soon or self._stopping):
+        if not (ready or self._yielded or self._soon or self._stopping or self.dirty):
             timeout = self._patience(before)
         events = self._poller.poll(timeout, MAX_EVENTS)
         started = self.now = self._clock()
@@ -347,6 +357,17 @@ class Loop:
                 self._finish(fiber, stop.value, None)
             except BaseException as failure:
                 self._finish(fiber, None, failure)
+        if self.dirty:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Once a turn, whoever wrote how often; what becomes dirty here waits for the next."""
+        dirty, self.dirty = self.dirty, []
+        for one in dirty:
+            try:
+                one.flush()
+            except Exception as exc:
+                self._report(None, exc)
 
     def _patience(self, now: float) -> float | None:
         """How long a poll may wait for the next timer; None where the alarm sees to it."""

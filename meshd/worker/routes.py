@@ -8,14 +8,16 @@ operations as bytes, retry policy, and the counters' offsets by outcome.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from meshd.worker.h1_upstream import H1Pool
+from meshd.worker.h2_client import H2Pool
 from meshd.worker.record import Series
-from meshd.worker.upstream import Pool
 from meshkit.balance.pick import Balancer, make_balancer
 from meshkit.balance.weighted import Weighted
 from meshkit.model.resources import HeaderOperations
 from meshkit.routing.match import compile_routes, select
+from meshkit.routing.names import is_http2
 from meshkit.snapshot import types
 from meshkit.telemetry.peer import Facts
 
@@ -28,13 +30,20 @@ Header = tuple[bytes, bytes]
 class Target:
     """One endpoint of a cluster, with the requests in flight that balance it."""
 
-    __slots__ = ("_ctx", "_pools", "accounts", "active", "address", "port", "sni", "weight")
+    __slots__ = (
+        *("_ctx", "_http2", "_pools", "accounts", "active", "address", "port", "sni", "weight"),
+    )
 
     def __init__(
-        self, ctx: WorkerContext, endpoint: types.Endpoint, accounts: frozenset[str]
+        self,
+        ctx: WorkerContext,
+        endpoint: types.Endpoint,
+        accounts: frozenset[str],
+        http2: bool = False,
     ) -> None:
         self._ctx = ctx
-        self._pools: dict[str, Pool] = {}
+        self._http2 = http2
+        self._pools: dict[str, H1Pool | H2Pool] = {}
         self.address = endpoint.address
         self.port = endpoint.port
         self.sni = endpoint.sni
@@ -42,12 +51,13 @@ class Target:
         self.accounts = accounts
         self.active = 0
 
-    def pool(self, identity: str) -> Pool:
+    def pool(self, identity: str) -> Any:
         """Connections under the caller's own identity; plaintext ones are shared."""
         pool = self._pools.get(identity)
         if pool is None:
             key = identity if self.sni else ""
-            pool = self._ctx.pool(key, self.address, self.port, self.sni, self.accounts)
+            kind: type[H1Pool | H2Pool] = H2Pool if self._http2 else H1Pool
+            pool = self._ctx.pool(key, self.address, self.port, self.sni, self.accounts, kind)
             self._pools[identity] = pool
         return pool
 
@@ -55,13 +65,14 @@ class Target:
 class Cluster:
     """Endpoints and how one is picked.  ``connect_timeout`` in seconds."""
 
-    __slots__ = ("balancer", "connect_timeout", "name", "targets")
+    __slots__ = ("balancer", "connect_timeout", "http2", "name", "targets")
 
     def __init__(self, ctx: WorkerContext, spec: types.Cluster) -> None:
         accounts = frozenset(spec.accounts)
         self.name = spec.name
         self.connect_timeout = spec.connect_timeout
-        self.targets = [Target(ctx, endpoint, accounts) for endpoint in spec.endpoints]
+        self.http2 = is_http2(spec.protocol)
+        self.targets = [Target(ctx, e, accounts, self.http2) for e in spec.endpoints]
         self.balancer: Balancer[Target] = make_balancer(spec.balancer, self.targets, ctx.random)
 
 

@@ -9,10 +9,9 @@ breaks off is cut downstream too, so that no truncated one passes for whole.
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshd.worker.fiber import Fiber
-from meshd.worker.routes import Action, Choice, Target
 from meshd.worker.upstream import Connection
 from meshkit.http.errors import REPLIES, REPLY_HEADERS, STATUS_TEXT, reply_body
 from meshkit.http.h1 import (
@@ -31,6 +30,7 @@ from meshkit.http.h1 import (
 
 if TYPE_CHECKING:
     from meshd.worker.downstream import Downstream
+    from meshd.worker.routes import Action, Choice, Target
 
 READ = 65_536
 """Bytes of one read, and of the piece in hand."""
@@ -49,6 +49,17 @@ class ClientGone(Exception):
     def __init__(self, error: HTTPError | None) -> None:
         super().__init__("the client left while it sent its body")
         self.error = error
+
+
+class Look(NamedTuple):
+    """Bytes that came of the client, all that moved, and what is still expected of it."""
+
+    got: int
+    moved: int
+    done: bool
+    """The request has come to its end."""
+    waited_for: bool
+    """A fiber waits to read from the client."""
 
 
 class Transfer:
@@ -113,6 +124,22 @@ class Transfer:
         self.ctx = down.ctx
         self.started = started
         self.keep = head.keep_alive
+
+    def runner(self) -> Fiber:
+        """The fiber that runs this exchange, whose deadline is the request's."""
+        return self.down.fiber
+
+    def look(self) -> Look:
+        """How far it is, for `Watch`."""
+        stream, reader = self.down.stream, self.down.reader
+        got = stream.bytes_in
+        return Look(got, got + stream.bytes_out, reader.done, stream.reader is not None)
+
+    def end_now(self, now: float) -> None:
+        """Make the deadline come: a reply, or the cut of an answer that has begun."""
+        fiber = self.runner()
+        self.deadline = fiber.expires = now
+        self.ctx.loop.arm(fiber)
 
     # The request's body, upstream
 

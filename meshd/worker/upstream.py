@@ -1,6 +1,6 @@
 """Connections to where requests go: local applications and other hosts' meshd.
 
-A pool holds the idle connections from one identity to one endpoint.  Idle ones
+A `Pool` of HTTP/1.1 holds the idle connections from one identity to one endpoint.  Idle ones
 are taken last-in first-out, so that the surplus ages and is closed; the limits
 stay under the receiver's own idle limit, and a connection that died meanwhile
 is noticed when it is taken (its descriptor has an event) or, at worst, by the
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshd.worker.credentials import NoCredentials
 from meshd.worker.loop import DeadlineExceeded, Loop
@@ -50,8 +50,8 @@ class Connection:
         self.idle_since = now
 
 
-class Pool:
-    """Connections from `identity` ("" = plaintext) to address:port.
+class Dialer:
+    """How connections from `identity` ("" = plaintext) to address:port are made and counted.
 
     ``accounts``: the SPIFFE ids that may answer (secure naming).
     """
@@ -64,11 +64,12 @@ class Pool:
         "address",
         "address_text",
         "identity",
-        "idle",
         "open_count",
         "port",
         "sni",
     )
+
+    alpn = "http/1.1"
 
     def __init__(
         self,
@@ -86,9 +87,95 @@ class Pool:
         self.port = port
         self.sni = sni
         self.accounts = accounts
-        self.idle: list[Connection] = []
         self.open_count = 0
         self.address_text = f"{address}:{port}".encode()
+
+    @property
+    def idle_count(self) -> int:
+        """Connections that carry nothing now."""
+        raise NotImplementedError
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle too long or has ended; called every second."""
+        raise NotImplementedError
+
+    async def dial(self, timeout: float) -> Stream:
+        """A new connection, verified.  Raises ConnectFailed; the caller's deadline holds too."""
+        ctx = self._ctx
+        try:
+            stream = await connect(ctx.loop, self.address, self.port, timeout=timeout)
+        except OSError as error:
+            raise ConnectFailed(
+                "connect-failure", f"{self._where()}: {error.strerror or error}"
+            ) from error
+        if self.sni:
+            try:
+                await self._secure(stream, timeout)
+            except BaseException:
+                stream.close()
+                raise
+        self.open_count += 1
+        ctx.opened(self)
+        ctx.bump("upstream_connections")
+        return stream
+
+    def gone(self, stream: Stream) -> None:
+        """A connection that `dial` made is closed."""
+        self.open_count -= 1
+        self._ctx.forget_tls(stream)
+
+    def _where(self) -> str:
+        return f"{self.address}:{self.port}"
+
+    async def _secure(self, stream: Stream, timeout: float) -> None:
+        ctx = self._ctx
+        if not self.accounts:
+            raise ConnectFailed(
+                "secure-naming",
+                "no account may serve this service: nobody declared it to the policy server",
+            )
+        try:
+            context = ctx.credentials.mesh_client(self.identity, self.alpn)
+            await within(
+                ctx.loop,
+                timeout,
+                start_tls(stream, context, server_side=False, server_hostname=self.sni),
+            )
+        except NoCredentials as error:
+            raise ConnectFailed("no-credentials", str(error)) from error
+        except OSError as error:
+            ctx.bump("handshake_failures", side="client", reason=tls_reason(error))
+            ctx.refused("upstream_handshake", detail=f"{self._where()}: {tls_reason(error)}")
+            raise ConnectFailed(
+                "connect-failure", f"{self._where()}: TLS: {tls_reason(error)}"
+            ) from error
+        if stream.alpn() != self.alpn and self.alpn != "http/1.1":
+            raise ConnectFailed("connect-failure", f"{self._where()}: speaks no {self.alpn}")
+        chain = tuple(stream.peer_chain())
+        verdict = ctx.judge.verdict(chain)
+        reason = verdict.refusal_at(ctx.wall(), self.accounts)
+        if reason:
+            detail = verdict.detail or verdict.identity
+            if reason == "unexpected_identity":
+                expected = " or ".join(sorted(self.accounts))
+                detail = f"{verdict.identity} may not serve it; expected {expected}"
+            ctx.refused(reason, detail=f"{self._where()}: {detail}", sni=self.sni)
+            raise ConnectFailed("secure-naming", f"{self._where()}: {reason}: {detail}")
+        ctx.remember_tls(stream, chain)
+
+
+class Pool(Dialer):
+    """Idle HTTP/1.1 connections, each carrying one request at a time."""
+
+    __slots__ = ("idle",)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.idle: list[Connection] = []
+
+    @property
+    def idle_count(self) -> int:
+        return len(self.idle)
 
     def take(self) -> Connection | None:
         """An idle connection that still looks alive, or None."""
@@ -118,8 +205,7 @@ class Pool:
     def discard(self, conn: Connection) -> None:
         if not conn.stream.closed:
             conn.stream.close()
-        self.open_count -= 1
-        self._ctx.forget_tls(conn.stream)
+        self.gone(conn.stream)
 
     def sweep(self, now: float) -> None:
         """Close what has been idle too long or has ended; called every second."""
@@ -135,61 +221,9 @@ class Pool:
         self.idle = keep
 
     async def open(self, timeout: float) -> Connection:
-        """A new connection, verified.  Raises ConnectFailed; the caller's deadline holds too."""
-        ctx = self._ctx
-        try:
-            stream = await connect(ctx.loop, self.address, self.port, timeout=timeout)
-        except OSError as error:
-            raise ConnectFailed(
-                "connect-failure", f"{self._where()}: {error.strerror or error}"
-            ) from error
-        if self.sni:
-            try:
-                await self._secure(stream, timeout)
-            except BaseException:
-                stream.close()
-                raise
-        self.open_count += 1
-        ctx.opened(self)
-        ctx.bump("upstream_connections")
-        return Connection(self, stream, ResponseReader(ctx.limits), ctx.loop.now)
-
-    def _where(self) -> str:
-        return f"{self.address}:{self.port}"
-
-    async def _secure(self, stream: Stream, timeout: float) -> None:
-        ctx = self._ctx
-        if not self.accounts:
-            raise ConnectFailed(
-                "secure-naming",
-                "no account may serve this service: nobody declared it to the policy server",
-            )
-        try:
-            context = ctx.credentials.mesh_client(self.identity)
-            await within(
-                ctx.loop,
-                timeout,
-                start_tls(stream, context, server_side=False, server_hostname=self.sni),
-            )
-        except NoCredentials as error:
-            raise ConnectFailed("no-credentials", str(error)) from error
-        except OSError as error:
-            ctx.bump("handshake_failures", side="client", reason=tls_reason(error))
-            ctx.refused("upstream_handshake", detail=f"{self._where()}: {tls_reason(error)}")
-            raise ConnectFailed(
-                "connect-failure", f"{self._where()}: TLS: {tls_reason(error)}"
-            ) from error
-        chain = tuple(stream.peer_chain())
-        verdict = ctx.judge.verdict(chain)
-        reason = verdict.refusal_at(ctx.wall(), self.accounts)
-        if reason:
-            detail = verdict.detail or verdict.identity
-            if reason == "unexpected_identity":
-                expected = " or ".join(sorted(self.accounts))
-                detail = f"{verdict.identity} may not serve it; expected {expected}"
-            ctx.refused(reason, detail=f"{self._where()}: {detail}", sni=self.sni)
-            raise ConnectFailed("secure-naming", f"{self._where()}: {reason}: {detail}")
-        ctx.remember_tls(stream, chain)
+        """A connection of its own for one request."""
+        stream = await self.dial(timeout)
+        return Connection(self, stream, ResponseReader(self._ctx.limits), self._loop.now)
 
 
 async def within(loop: Loop, seconds: float, work: Awaitable[None]) -> None:

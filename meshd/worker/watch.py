@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
     from meshd.worker.downstream import Downstream
     from meshd.worker.exchange import Exchange
+    from meshd.worker.h2_server import H2Downstream
+    from meshd.worker.transfer import Look
 
 UNLIMITED = sys.maxsize
 JITTER = 0.1
@@ -32,30 +34,28 @@ class Progress:
     __slots__ = ("_at", "_got", "_got_at", "_moved", "_moved_at", "_window_at", "_window_got")
 
     def __init__(self, x: Exchange, now: float) -> None:
-        stream = x.down.stream
+        look = x.look()
         self._at = self._got_at = self._moved_at = self._window_at = now
-        self._got = self._window_got = stream.bytes_in
-        self._moved = stream.bytes_in + stream.bytes_out
+        self._got = self._window_got = look.got
+        self._moved = look.moved
 
     def hit(self, x: Exchange, limits: Limits, now: float) -> str:
         """The limit that is exceeded now, "" = none."""
-        stream = x.down.stream
-        moved = stream.bytes_in + stream.bytes_out
-        if moved != self._moved:
-            self._moved, self._moved_at = moved, now
+        look = x.look()
+        if look.moved != self._moved:
+            self._moved, self._moved_at = look.moved, now
         elif 0 < limits.stream_idle <= now - self._moved_at:
             return "stream_idle"
-        if x.status or x.down.reader.done:
+        if x.status or look.done:
             return ""
         if 0 < limits.request_timeout <= now - x.started:
             return "request_timeout"
-        return self._slow_body(x, limits, now)
+        return self._slow_body(x, look, limits, now)
 
-    def _slow_body(self, x: Exchange, limits: Limits, now: float) -> str:
-        stream = x.down.stream
+    def _slow_body(self, x: Exchange, look: Look, limits: Limits, now: float) -> str:
         asked = not x.head.expect_continue or x.bytes_in > 0
-        waited_for = stream.reader is not None and asked
-        got = stream.bytes_in
+        waited_for = look.waited_for and asked
+        got = look.got
         if got != self._got or not waited_for:
             self._got, self._got_at = got, now
         elif 0 < limits.body_idle <= now - self._got_at:
@@ -75,10 +75,10 @@ class Watch:
 
     def __init__(self, ctx: WorkerContext) -> None:
         self._ctx = ctx
-        self._downs: set[Downstream] = set()
+        self._downs: set[Downstream | H2Downstream] = set()
         self._under_way: dict[Exchange, Progress] = {}
 
-    def add(self, down: Downstream) -> None:
+    def add(self, down: Downstream | H2Downstream) -> None:
         """A connection begins: how many requests it may carry, and how old it may grow."""
         limits = down.entry.limits
         down.budget = limits.keepalive_requests - 1 if limits.keepalive_requests else UNLIMITED
@@ -89,7 +89,7 @@ class Watch:
             down.end_soon("overload_keepalive")
         self._downs.add(down)
 
-    def remove(self, down: Downstream) -> None:
+    def remove(self, down: Downstream | H2Downstream) -> None:
         self._downs.discard(down)
 
     @property
@@ -100,35 +100,32 @@ class Watch:
     def sweep(self, now: float) -> None:
         before, self._under_way = self._under_way, {}
         overloaded = self._ctx.overload.level > 0
-        for down in self._downs:
+        for down in list(self._downs):
             if overloaded:
                 down.end_soon("overload_keepalive")
             elif now >= down.until:
                 down.end_soon("keepalive_age")
-            x = down.exchange
-            if x is None:
-                continue
-            progress = before.get(x)
-            if progress is None:
-                progress = Progress(x, now)
-            else:
-                limit = progress.hit(x, down.entry.limits, now)
-                if limit:
-                    self._end(x, limit, now)
+            down.sweep(now)
+            for x in down.exchanges():
+                progress = before.get(x)
+                if progress is None:
                     progress = Progress(x, now)
-            self._under_way[x] = progress
+                else:
+                    limit = progress.hit(x, down.entry.limits, now)
+                    if limit:
+                        self._end(x, limit, now)
+                        progress = Progress(x, now)
+                self._under_way[x] = progress
 
     def _end(self, x: Exchange, limit: str, now: float) -> None:
         """Make the exchange's deadline come: a reply, or the cut of an answer that has begun."""
-        ctx, down = self._ctx, x.down
-        ctx.limit(limit)
+        self._ctx.limit(limit)
         x.keep = False
         x.failure = limit
         if x.status:
             x.flags = "SI"
         elif limit == "stream_idle":
-            x.overdue = "upstream_idle_timeout" if down.reader.done else "stream_idle_timeout"
+            x.overdue = "upstream_idle_timeout" if x.look().done else "stream_idle_timeout"
         else:
             x.overdue = "request_timeout"
-        x.deadline = down.fiber.expires = now
-        ctx.loop.arm(down.fiber)
+        x.end_now(now)

@@ -30,6 +30,7 @@ reset                the same on a new connection
 reset-after-bytes    died within the answer
 per-try-timeout      perTryTimeout ran out
 status-N             the upstream answered N
+grpc-<word>          a gRPC answer without a message, and this status
 anything else        timeout, no-credentials, protocol-error: never repeated
 ==================== ========================================================
 """
@@ -62,9 +63,14 @@ _CLASSES: dict[str, frozenset[str]] = {
     "connect-failure": _CONNECT,
     "refused-stream": frozenset(("refused-stream",)),
     "retriable-4xx": _RETRIABLE_4XX,
+    "cancelled": frozenset(("grpc-cancelled",)),
+    "deadline-exceeded": frozenset(("grpc-deadline-exceeded",)),
+    "internal": frozenset(("grpc-internal",)),
+    "resource-exhausted": frozenset(("grpc-resource-exhausted",)),
+    "unavailable": frozenset(("grpc-unavailable",)),
 }
 """retryOn word → outcomes.  ``5xx`` also takes every status from 500 on; an integer
-takes that status.  gRPC words name statuses of gRPC answers, which HTTP has not."""
+takes that status.  gRPC words name statuses of gRPC answers that have no message."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ REPLIES: dict[str, Reply] = {
     "upstream_connection_failure": Reply(503, "UF", "no connection to an endpoint"),
     "upstream_identity_refused": Reply(503, "UF", "the endpoint is not who it must be"),
     "upstream_reset": Reply(503, "UC", "the endpoint closed before it answered"),
+    "upstream_remote_reset": Reply(503, "UR", "the endpoint reset the stream"),
     "upstream_protocol_error": Reply(502, "UPE", "the endpoint's answer is not valid HTTP"),
     "upstream_overflow": Reply(503, "UO", "too many requests wait for this service"),
     "retry_limit_exceeded": Reply(503, "URX", "all tries failed"),

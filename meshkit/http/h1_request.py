@@ -161,7 +161,13 @@ class RequestReader(MessageReader):
         if head.method in _REFUSED_METHODS:
             raise HTTPError(405, "method_not_allowed", "CONNECT and TRACE are not served")
 
+    def since_preface(self) -> bytes:
+        """After the error ``http2_preface``: everything received, from its first byte."""
+        return b"PRI * HTTP/2.0\r\n\r\n" + self.rest()
+
     def _bad_line(self, line: bytes) -> HTTPError:
+        if line == b"PRI * HTTP/2.0":
+            return HTTPError(505, "http2_preface", "HTTP/2 is spoken from the first byte, or not")
         if _OTHER_VERSION.fullmatch(line) and b" HTTP/1." not in line[-9:]:
             return HTTPError(505, "bad_version", "only HTTP/1.0 and HTTP/1.1 are spoken here")
         return HTTPError(400, "bad_request_line", "the request line is malformed")

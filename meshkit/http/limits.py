@@ -102,6 +102,11 @@ class Limits:
     http2_control_frames: int = 1000
     http2_control_bytes: int = 64 * 1024
     """Answers to a peer's frames that wait because it does not read (Envoy's 1000)."""
+    http2_ping_after: int = 15
+    """Silence of a peer while streams wait for it, then a PING; 0 = never.  A host without
+    power says nothing, and TCP alone would give it up after a quarter of an hour."""
+    http2_ping_wait: int = 10
+    """For the answer to that PING; then the connection is given up."""
     http2_idle: int = 3600
     """Connection without a stream; between hosts long, for a new one costs a handshake."""
     tcp_idle: int = 3600

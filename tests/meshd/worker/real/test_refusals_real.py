@@ -92,7 +92,7 @@ def test_handshakes_that_are_refused(hosts: Hosts, tmp_path: Path) -> None:
     wait_for(lambda: refusals(hosts, "handshake_failed") == 4)  # after the alert was read
     log = hosts.far.stderr.read_text()
     assert "did not return a certificate" in log and "expired" in log
-    assert dial(hosts, tmp_path, good, alpn=["h2"]) == b""
+    assert dial(hosts, tmp_path, good, alpn=["h3"]) == b""
     assert refusals(hosts, "no_common_alpn") == 1
     assert dial(hosts, tmp_path, good, sni="p81.main.app.default.svc.cluster.local") == b""
     assert dial(hosts, tmp_path, good, sni="example.com") == b""

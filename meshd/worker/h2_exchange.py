@@ -1,0 +1,286 @@
+"""One request on an HTTP/2 stream: the exchange, and what came on the stream.
+
+What differs from HTTP/1.1: nothing here waits for a socket, a failure costs the
+stream and not its connection, and gRPC callers get our own answers as statuses of
+gRPC (a "trailers-only" response).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from time import monotonic
+from types import coroutine
+from typing import TYPE_CHECKING, Any
+
+from meshd.worker.entry import Unroutable
+from meshd.worker.exchange import EDGE_MANAGED, Exchange
+from meshd.worker.fiber import Cancelled, Fiber
+from meshd.worker.loop import DeadlineExceeded
+from meshd.worker.streams import Upstream
+from meshd.worker.transfer import Look
+from meshkit.http.errors import REPLIES, REPLY_HEADERS, HTTPError, reply_body
+from meshkit.http.fields import Field
+from meshkit.http.framing import NO_LENGTH
+from meshkit.http.h1 import RequestHead, ResponseHead
+from meshkit.http.h2 import CANCEL, INTERNAL_ERROR, NO_ERROR
+from meshkit.http.h2_head import response_fields
+from meshkit.http.path import canonical
+from meshkit.telemetry.trace import valid_request_id
+
+if TYPE_CHECKING:
+    from meshd.worker.h2_server import H2Downstream
+    from meshd.worker.routes import Action, Choice
+
+
+class H2Exchange(Exchange):
+    """A request and its answer on one stream."""
+
+    protocol = b"HTTP/2"
+    conn: H2Downstream
+    fiber: Fiber
+    reader: Fiber | None = None
+    """Who waits for more of the body."""
+    trailers: Sequence[Field] = ()
+    over = False
+    """Nothing more is sent, or taken, by us."""
+    left = False
+    """The client has gone."""
+    _fields: Sequence[Field] = ()
+
+    def __init__(
+        self, conn: H2Downstream, head: RequestHead, started: float, stream: int, ended: bool
+    ) -> None:
+        self.conn = conn
+        self.head = head
+        self.entry = conn.entry
+        self.ctx = conn.ctx
+        self.started = started
+        self.stream = stream
+        self.ended = ended
+        self.inbox: list[bytes] = []
+
+    def runner(self) -> Fiber:
+        return self.fiber
+
+    def look(self) -> Look:
+        got, queued = self.bytes_in, self.conn.engine.queued(self.stream)
+        done = self.over or (self.ended and not self.inbox)
+        return Look(got, got + self.bytes_out - queued, done, self.reader is not None)
+
+    def end_now(self, now: float) -> None:
+        if self.over:  # recorded; what is left is an answer that nobody reads
+            self.conn.engine.reset(self.stream, CANCEL)
+            self.conn.touch()
+        else:
+            super().end_now(now)
+
+    async def serve(self) -> None:
+        """From the head to the record."""
+        code = NO_ERROR
+        try:
+            try:
+                action = self._admit()
+                failed = await self._stream_try(action, ())
+                if failed is not None:
+                    await self._after(action, failed)
+            except Unroutable as error:
+                self.failure = error.detail
+                await self._reply(error.reason, error.location)
+            except DeadlineExceeded:
+                if self.status:
+                    raise
+                self.failure = self.failure or "route timeout"
+                await self._reply(self.overdue)
+        except HTTPError as error:
+            self._refused(error)
+        except Cancelled:
+            if not self.left:
+                raise
+            self.flags, code = "DC", CANCEL
+        except DeadlineExceeded:
+            self.flags, code = "UT" if self.flags == "-" else self.flags, CANCEL
+        except OSError as error:
+            if self.flags == "-":
+                self.flags, self.failure = "DC", str(error)
+            code = self._code
+        except BaseException:
+            code = INTERNAL_ERROR
+            raise
+        finally:
+            self._end(code)
+            self.ctx.record(self)
+
+    def _end(self, code: int) -> None:
+        """The stream's last: an answer that broke off is reset, and so is an unwanted body."""
+        self.over = True
+        if self._uploader is not None:
+            self._uploader.cancel()
+        if self.inbox:
+            self._took(sum(map(len, self.inbox)))
+            self.inbox = []
+        if not self.left and (code or not self.ended):
+            self.conn.engine.reset(self.stream, code)
+            self.conn.touch()
+
+    def leave(self) -> None:
+        """Called by the connection: the client reset the stream, or is gone."""
+        self.left = True
+        self.fiber.cancel()
+
+    def _admit(self) -> Action:
+        """As `Exchange._admit`, with fields where that has lines.  Raises HTTPError, Unroutable."""
+        head, entry, ctx = self.head, self.entry, self.ctx
+        self.path = path = canonical(head.path)
+        if head.upgrade:
+            raise Unroutable("upgrade_not_supported", head.upgrade.decode("latin-1"))
+        self.names = names = dict(head.headers)
+        added = entry.upstream_fields
+        request_id = names.get(b"x-request-id")
+        if request_id is None or (entry.edge and not valid_request_id(request_id)):
+            request_id = ctx.request_ids.new()
+            added = [*added, (b"x-request-id", request_id)]
+        self.request_id = request_id
+        if b"traceparent" not in names:
+            added = [*added, (b"traceparent", ctx.trace_parents.new())]
+        self.headers = head.headers
+        if entry.edge:
+            self.headers = [
+                h
+                for h in head.headers
+                if h[0] not in EDGE_MANAGED and (h[0] != b"x-request-id" or h[1] == request_id)
+            ]
+        elif entry.mesh_peer:
+            self.peer_facts = head.facts
+        self._fields = added
+        self.action = action = entry.action(head, path)
+        if action.timeout:
+            fiber = self.fiber
+            self.deadline = fiber.expires = ctx.loop.now + action.timeout
+            ctx.loop.arm(fiber)
+        if head.body:
+            self._hold_body()
+        return action
+
+    def _hold_body(self) -> None:
+        """A body that is whole at hand goes with the head, and can be sent again."""
+        inbox = self.inbox
+        if self.ended and inbox and not self.trailers:
+            self._payload = data = inbox[0] if len(inbox) == 1 else b"".join(inbox)
+            inbox.clear()
+            self.bytes_in = len(data)
+            self._took(len(data))
+        elif self.head.expect_continue:
+            self._fields = [*self._fields, (b"expect", b"100-continue")]
+
+    # The request's body
+
+    async def _body_piece(self) -> bytes:
+        while not self.inbox:
+            if self.ended:
+                return b""
+            await self._wait_body()
+        return self.inbox.pop(0)
+
+    @coroutine
+    def _wait_body(self) -> Generator[None, Any, None]:
+        self.reader = self.ctx.loop.about_to_park()
+        try:
+            yield
+        finally:
+            self.reader = None
+
+    def _took(self, size: int) -> None:
+        self.conn.engine.taken(self.stream, size)
+        self.conn.touch()
+
+    def _added(self) -> Sequence[Field]:
+        return self._fields
+
+    def _body_trailers(self) -> Sequence[Field]:
+        return self.trailers
+
+    # The answer
+
+    def _respond(self, response: ResponseHead, choice: Choice, up: Upstream, end: bool) -> None:
+        """Send the head; what is remembered of it."""
+        entry, headers = self.entry, response.headers
+        for ops in choice.response_ops:
+            headers = ops.apply(headers)
+        if entry.inbound:
+            if entry.facts_fields:
+                headers = headers + entry.facts_fields
+        elif up.pool.sni:
+            self.peer_facts = response.facts
+        self.status = response.status
+        self.answered = monotonic()
+        fields = response_fields(response.status, headers, response.framing)
+        self.conn.engine.respond(self.stream, fields, end)
+        self.conn.touch()
+
+    async def _interim(self, response: ResponseHead) -> None:
+        fields = response_fields(response.status, response.headers, NO_LENGTH)
+        self.conn.engine.interim(self.stream, fields)
+        self.conn.touch()
+
+    async def _answer_whole(
+        self, response: ResponseHead, choice: Choice, up: Upstream, data: bytes
+    ) -> None:
+        trailers = up.trailers
+        self._respond(response, choice, up, not (data or trailers))
+        if data:
+            self.conn.engine.send(self.stream, data, not trailers)
+        if self.grpc:
+            self._note_status(trailers or response.headers)
+        if trailers:
+            self.conn.engine.trailers(self.stream, trailers)
+
+    async def _answer_begin(self, response: ResponseHead, choice: Choice, up: Upstream) -> None:
+        self._respond(response, choice, up, False)
+
+    async def _answer_piece(self, data: bytes) -> None:
+        conn, stream = self.conn, self.stream
+        conn.engine.send(stream, data, False)
+        conn.touch()
+        if conn.engine.queued(stream) > conn.high:
+            await conn.room(stream)
+
+    async def _answer_end(self, trailers: Sequence[Field]) -> None:
+        if self.grpc:
+            self._note_status(trailers)
+        if trailers:
+            self.conn.engine.trailers(self.stream, trailers)
+        else:
+            self.conn.engine.end(self.stream)
+        self.conn.touch()
+
+    def _note_status(self, fields: Sequence[Field]) -> None:
+        for name, value in fields:
+            if name == b"grpc-status":
+                self.grpc_status = value.decode("latin-1")
+
+    # Local answers
+
+    async def _reply(self, reason: str, location: bytes = b"") -> None:
+        if self.status:
+            raise ConnectionResetError(reason)
+        reply = REPLIES[reason]
+        self.status, self.flags, self.details = reply.status, reply.flag, reason
+        headers = [*REPLY_HEADERS, (b"location", location)] if location else REPLY_HEADERS
+        self._say(reply.status, headers, reply_body(reply.text, reason, self.request_id))
+
+    def _say(self, status: int, headers: list[Field], body: bytes) -> None:
+        engine, stream = self.conn.engine, self.stream
+        whole = self.head.method != b"HEAD"
+        engine.respond(stream, response_fields(status, headers, len(body)), not whole)
+        if whole:
+            self.bytes_out = len(body)
+            engine.send(stream, body, True)
+        self.conn.touch()
+
+    def _refused(self, error: HTTPError) -> None:
+        """The request itself is wrong, though its head was well-formed."""
+        self.ctx.limit(error.code)
+        self.status, self.flags, self.details = error.status, "DPE", error.code
+        self.failure = error.message
+        if not self.left:
+            self._say(error.status, REPLY_HEADERS, reply_body(error.message, error.code))
