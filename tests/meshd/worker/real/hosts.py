@@ -141,6 +141,8 @@ class Hosts:
     far_fds: list[int] = field(default_factory=list)
     """The agent's own copies of the far host's listening sockets."""
     revision: int = 1
+    protocol: str = "HTTP"
+    """What the application speaks; see `speak`."""
 
     def use(self, handler: Handler) -> None:
         self.application.handler = handler
@@ -149,7 +151,9 @@ class Hosts:
         """The caller's view of the application, with fields of its route replaced."""
         sni = mesh_sni(ServiceName("default", "app"), 80, "main", MESH.domain)
         cluster = Cluster(
-            CLUSTER, "LEAST_REQUEST", (Endpoint("127.0.0.1", self.mesh, sni),), (identity("app"),)
+            *(CLUSTER, "LEAST_REQUEST", (Endpoint("127.0.0.1", self.mesh, sni),)),
+            accounts=(identity("app"),),
+            protocol=self.protocol,
         )
         base = Route("app-route", (), (Destination(CLUSTER, 1),), retry=RetryPolicy())
         routes = {80: (replace(base, **route),)}  # type: ignore[arg-type]
@@ -160,6 +164,18 @@ class Hosts:
         self.revision += 1
         frame = self.near.configure(self.configs["near"], {"default": hosts}, str(self.revision))
         assert frame.type == "ack", frame
+
+    def speak(self, protocol: str, **route: object) -> None:
+        """From now on the application's port is of this protocol, on both hosts."""
+        self.protocol = protocol
+        far = self.configs["far"]
+        port = replace(far.workloads[0].ports[0], protocol=protocol)
+        app = replace(far.workloads[0], ports=(port,))
+        self.configs["far"] = replace(far, workloads=(app,))
+        self.revision += 1
+        frame = self.far.configure(self.configs["far"], revision=str(self.revision))
+        assert frame.type == "ack", frame
+        self.apply(self.outbound(**route))
 
     def connect(self) -> socket.socket:
         conn = socket.create_connection(("127.0.0.1", self.proxy), timeout=10)
