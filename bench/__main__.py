@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from bench import machine, memory, report
+from bench import instructions, machine, memory, report
 from bench.figures import BASELINE, Result
 from bench.measure import LoadError
 from bench.peers.mesh import Size
@@ -156,11 +156,15 @@ def _speed(jobs: Sequence[Job], record_file: Path | None) -> None:
     click.echo("\n".join(f"{n}: {value}" for n, value in described if n != "interpreter"))
     versions: dict[str, str] = {}
     sections: list[list[Result]] = []
+    notes: list[str] = []
     for job in jobs:
         sections += _measure(job, versions)
+        if job.protocol.name == "http/1.1" and OURS in job.peers:
+            notes.append(instructions.sentence())
+            click.echo(f"\n{notes[-1]}")
     report.write_latest([result for results in sections for result in results], LATEST)
     if record_file is not None:
-        record_file.write_text(report.record([*described, *versions.items()], sections))
+        record_file.write_text(report.record([*described, *versions.items()], sections, notes))
 
 
 def _measure(job: Job, versions: dict[str, str]) -> list[list[Result]]:

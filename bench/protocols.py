@@ -130,7 +130,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             "http/1.1",
             (OURS, BASELINE, "haproxy", "nginx"),
             Plan("1,8,32,128", 6, 3),
-            Plan("32", 6, 2),
+            Plan("32", 5, 2),
             _REQUESTS,
             _REQUEST_RATIOS,
         ),

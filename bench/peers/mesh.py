@@ -185,8 +185,11 @@ class Control:
 class Host:
     """One `meshd run` with one worker, in a folder of its own."""
 
-    def __init__(self, folder: Path, name: str, service: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, name: str, service: Mapping[str, Any], worker_python: str | None
+    ) -> None:
         self.name = name
+        self.worker_python = worker_python
         self.folder = folder / name
         self.mesh, self.proxy, self.metrics = free_ports(3)
         self.access_log = self.folder / "access.log"
@@ -216,8 +219,17 @@ class Host:
         }
         file = self.folder / "meshd.yaml"
         file.write_text(to_yaml(config))
-        command = [sys.executable, "-m", "meshd", "run", "--config", str(file), "--own-workers"]
+        command = [*self._program(), "run", "--config", str(file), "--own-workers"]
         return processes.start(command, self.log, PROXY_CPU)
+
+    def _program(self) -> list[str]:
+        """An agent starts its workers with the interpreter that it believes to be its own."""
+        if self.worker_python is None:
+            return [sys.executable, "-m", "meshd"]
+        code = (
+            "import runpy, sys; sys.executable = {!r}; runpy.run_module('meshd', None, '__main__')"
+        )
+        return [sys.executable, "-c", code.format(self.worker_python)]
 
     def ready(self) -> bool:
         return status(f"http://127.0.0.1:{self.metrics}/readyz") == 200
@@ -259,8 +271,12 @@ def start(
     processes: Processes,
     protocol: str = "http/1.1",
     size: Size | None = None,
+    worker_python: str | None = None,
 ) -> Running:
-    """The whole mesh; returns when a request through it is answered."""
+    """The whole mesh; returns when a request through it is answered.
+
+    `worker_python`: a program that is started in place of the workers' interpreter.
+    """
     port, local = free_ports(2)
     declared = DECLARED[protocol]
     control = Control(folder, processes)
@@ -278,7 +294,8 @@ def start(
         "user": str(os.getuid()),
         "ports": [{"name": "app", "port": port, "targetPort": backend, "protocol": declared}],
     }
-    a, b = Host(folder, "a", caller), Host(folder, "b", serves)
+    a = Host(folder, "a", caller, worker_python)
+    b = Host(folder, "b", serves, worker_python)
     pids = (
         a.start(control, "default/client", processes),
         b.start(control, f"default/{HOST}", processes),
