@@ -62,7 +62,7 @@ async def open_plane(authority: Authority, store: Store, log: Log) -> Plane:
 
     def known() -> Known:
         ports = {
-            service: tuple(port.port for port in naming.ports)
+            service: {port.port: port.protocol for port in naming.ports}
             for service, naming in directory.naming.items()
         }
         return Known(mesh, ports, complete=False)

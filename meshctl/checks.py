@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 from meshctl.context import Operator
@@ -174,7 +175,8 @@ def destinations(resources: Iterable[Mapping[str, Any]], domain: str) -> set[Ser
         if resource["kind"] != "VirtualService":
             continue
         namespace = resource["metadata"].get("namespace", "default")
-        for rule in resource["spec"].get("http", ()):
+        spec = resource["spec"]
+        for rule in chain.from_iterable(spec.get(kind) or () for kind in ("http", "tls", "tcp")):
             for route in rule.get("route", ()):
                 host = qualify(route["destination"]["host"], namespace, domain)
                 found.add(service_of(host, domain))

@@ -10,7 +10,7 @@ import click
 from meshctl.output import Format, Table, emit, format_option
 from meshctl.state import State, pass_state
 
-WHAT = ("routes", "clusters", "endpoints", "listeners", "certs")
+WHAT = ("routes", "clusters", "endpoints", "listeners", "addresses", "certs")
 
 
 @click.group()
@@ -39,7 +39,10 @@ def rows_table(what: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 @format_option
 @pass_state
 def config(state: State, host: str, what: str, output: Format) -> None:
-    """Show a HOST's routes (default), clusters, endpoints, listeners or certs."""
+    """Show a HOST's routes (default), clusters, endpoints, listeners, addresses or certs.
+
+    Addresses are those of captured connections: which service each is for.
+    """
     answer = state.api.get(f"/v1/hosts/{host}/config", {"what": what})
     rows = answer.get(what, [])
     emit(

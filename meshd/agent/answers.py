@@ -12,7 +12,16 @@ from typing import Any
 from meshd.agent.store import Identity
 from meshkit.model.resources import HTTPMatch, StringMatch
 from meshkit.snapshot.codec import decode
-from meshkit.snapshot.types import HostConfig, OutboundHost, Route, Snapshot
+from meshkit.snapshot.types import (
+    ADDRESSES,
+    AddressTable,
+    EdgeServer,
+    HostConfig,
+    OutboundHost,
+    Route,
+    Snapshot,
+    TCPRoute,
+)
 
 Row = dict[str, Any]
 
@@ -45,8 +54,9 @@ def _certificate(identity: Identity) -> Row:
 
 def _hosts(snapshot: Snapshot) -> Iterator[tuple[str, OutboundHost]]:
     for scope, hosts in sorted(snapshot.scopes.items()):
-        for _, digest in sorted(hosts.items()):
-            yield scope, decode(OutboundHost, snapshot.blobs[digest])
+        for name, digest in sorted(hosts.items()):
+            if name != ADDRESSES:
+                yield scope, decode(OutboundHost, snapshot.blobs[digest])
 
 
 def _routes(snapshot: Snapshot) -> Iterator[Row]:
@@ -54,10 +64,30 @@ def _routes(snapshot: Snapshot) -> Iterator[Row]:
         for port, routes in sorted(host.ports.items()):
             for route in routes:
                 yield {"scope": scope, "host": host.host, "port": port, **_route(route)}
+        for port, connections in sorted(host.tcp.items()):
+            for connection in connections:
+                row = _tcp_route(host, port, connection)
+                yield {"scope": scope, "host": host.host, "port": port, **row}
+
+
+def _tcp_route(host: OutboundHost, port: int, route: TCPRoute) -> Row:
+    """The same fields as of HTTP; what only requests have is empty."""
+    auto = port in host.ports
+    names = " or ".join(f"sni {name}" for name in route.sni_hosts)
+    return {
+        "protocol": "TLS" if route.sni_hosts else "TCP",
+        "name": route.name,
+        "match": [names or ("not HTTP" if auto else "always")],
+        "destinations": {d.cluster: d.weight for d in route.destinations},
+        "timeout": None,
+        "retries": None,
+        "origin": route.origin,
+    }
 
 
 def _route(route: Route) -> Row:
     return {
+        "protocol": "HTTP",
         "name": route.name,
         "match": [_match(m) for m in route.match],
         "destinations": {d.cluster: d.weight for d in route.destinations},
@@ -86,6 +116,7 @@ def _clusters(snapshot: Snapshot) -> Iterator[Row]:
             yield {
                 "scope": scope,
                 "name": name,
+                "protocol": cluster.protocol,
                 "balancer": cluster.balancer,
                 "endpoints": len(cluster.endpoints),
                 "accounts": list(cluster.accounts),
@@ -100,6 +131,7 @@ def _endpoints(snapshot: Snapshot) -> Iterator[Row]:
                     "scope": scope,
                     "cluster": name,
                     "address": f"{endpoint.address}:{endpoint.port}",
+                    "protocol": cluster.protocol,
                     "tls": "mutual" if endpoint.sni else "plaintext",
                     "instance": endpoint.instance,
                     "weight": endpoint.weight,
@@ -112,15 +144,44 @@ def _listeners(snapshot: Snapshot) -> Iterator[Row]:
     modes = {
         (f"{w.namespace}/{w.service}", p.port): p.mode for w in config.workloads for p in w.ports
     }
+    servers: dict[str, list[str]] = {}
+    for server in config.edge:
+        servers.setdefault(server.listener, []).append(_server(server))
     for spec in config.listeners:
         yield {
             "id": spec.id,
             "kind": spec.kind,
+            "protocol": "by ALPN" if spec.kind == "mesh" else spec.protocol,
             "address": f"{spec.address}:{spec.port}",
             "service": spec.service,
             "upstream": ":".join(map(str, spec.upstream)) if spec.upstream else "",
+            "owner": spec.owner,
             "mode": modes.get((spec.service, spec.service_port), ""),
+            "servers": servers.get(spec.id, []),
         }
+
+
+def _server(server: EdgeServer) -> str:
+    """``*.example.org (TLS passed through)``: a gateway's server in a cell."""
+    tls = "TLS passed through" if server.passthrough else ""
+    ended = f"{server.protocol} in TLS" if server.certificate else server.protocol
+    return f"{','.join(server.hosts)} ({tls or ended})"
+
+
+def _addresses(snapshot: Snapshot) -> Iterator[Row]:
+    """Where captured connections lead, by original destination."""
+    for scope, hosts in sorted(snapshot.scopes.items()):
+        if ADDRESSES in hosts:
+            table = decode(AddressTable, snapshot.blobs[hosts[ADDRESSES]])
+            for address, (host, port) in sorted(table.entries.items()):
+                yield _address(scope, address, host, port)
+            for network, number, host, port in table.networks:
+                yield _address(scope, f"{network}:{number}", host, port)
+
+
+def _address(scope: str, address: str, host: str, port: int) -> Row:
+    named = host or "(by server name)"
+    return {"scope": scope, "address": address, "host": named, "port": port}
 
 
 _ROWS: Mapping[str, Callable[[Snapshot], Iterator[Row]]] = {
@@ -128,4 +189,5 @@ _ROWS: Mapping[str, Callable[[Snapshot], Iterator[Row]]] = {
     "clusters": _clusters,
     "endpoints": _endpoints,
     "listeners": _listeners,
+    "addresses": _addresses,
 }

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from meshkit.model.check_routes import check_virtual_services
-from meshkit.model.gateway import bare
+from meshkit.model.gateway import bare, shareable
 from meshkit.model.problems import Problem
 from meshkit.model.resources import (
     DestinationRule,
@@ -72,7 +72,7 @@ def _check_gateways(world: World) -> None:
             field = f"spec.servers[{index}]"
             address = (_frozen(gateway.selector), server.bind, server.port.number)
             other, theirs = ports.setdefault(address, (gateway, server))
-            if other is not gateway and theirs.port.protocol != server.port.protocol:
+            if other is not gateway and not shareable(theirs, server):
                 message = (
                     f"{other.meta.key} has {theirs.port.protocol} on port {server.port.number}"
                 )

@@ -6,19 +6,21 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
+from meshkit.model.check_l4 import check_l4
 from meshkit.model.dns import covers
 from meshkit.model.gateway import bare
+from meshkit.model.gateway_name import MESH
 from meshkit.model.problems import NOWHERE
 from meshkit.model.report import did_you_mean
 from meshkit.model.resources import (
     Gateway,
     HTTPMatch,
     HTTPRoute,
+    L4Route,
     RouteDestination,
     StringMatch,
     VirtualService,
 )
-from meshkit.model.virtual_service import MESH
 from meshkit.model.world import World, age
 
 _EVERY_PATH = frozenset(
@@ -32,13 +34,17 @@ def check_virtual_services(world: World) -> None:
         _check_reachable(world, service)
         _check_gateways(world, service)
         _check_hosts(world, service)
+        check_l4(world, service)
     _check_duplicates(world)
 
 
 def _destinations(service: VirtualService) -> Iterator[tuple[str, RouteDestination]]:
-    for i, rule in enumerate(service.http):
-        for j, destination in enumerate(rule.route):
-            yield f"spec.http[{i}].route[{j}].destination", destination
+    kinds: dict[str, tuple[HTTPRoute | L4Route, ...]]
+    kinds = {"http": service.http, "tls": service.tls, "tcp": service.tcp}
+    for kind, rules in kinds.items():
+        for i, rule in enumerate(rules):
+            for j, destination in enumerate(rule.route):
+                yield f"spec.{kind}[{i}].route[{j}].destination", destination
 
 
 def _check_destinations(world: World, service: VirtualService) -> None:

@@ -7,23 +7,19 @@ from typing import Any
 from meshkit.model.common import Draft
 from meshkit.model.decode import INVALID, Field, ListOf, Message, Parts, Spot, later
 from meshkit.model.dns import IP, LABELS, is_host, is_label
+from meshkit.model.ports import PROTOCOL
+from meshkit.model.protocols import is_http, is_tls
 from meshkit.model.resources import Gateway, Port, Server, ServerTLS
 from meshkit.model.scalars import BOOL, PORT, STRING, Enum, String
 
 _KUBERNETES = "give serverCertificate and privateKey, files on the gateway's host"
-_PASSTHROUGH = "write mode: SIMPLE with serverCertificate and privateKey"
-_LATER_PROTOCOLS = ("GRPC", "GRPC-WEB", "HTTP2", "TCP", "TLS", "MONGO")
-_PROTOCOL = Enum(
-    {"HTTP": "HTTP", "HTTPS": "HTTPS"},
-    later=dict.fromkeys(_LATER_PROTOCOLS, "write HTTP or HTTPS"),
-    fold=True,
-)
+_SIMPLE = "write mode: SIMPLE with serverCertificate and privateKey, or PASSTHROUGH"
 
 SERVER_PORT = Message(
     "Port",
     (
         Field("number", PORT, required=True),
-        Field("protocol", _PROTOCOL, required=True),
+        Field("protocol", PROTOCOL, required=True),
         Field("name", STRING, required=True),
         later("targetPort", PORT, "", "deprecated by Istio"),
     ),
@@ -32,14 +28,8 @@ SERVER_PORT = Message(
 
 _OLD_TLS = "versions below 1.2 are never offered: write TLSV1_2"
 _MODES = Enum(
-    {"SIMPLE": "SIMPLE"},
-    later={
-        "PASSTHROUGH": _PASSTHROUGH,
-        "MUTUAL": _PASSTHROUGH,
-        "OPTIONAL_MUTUAL": _PASSTHROUGH,
-        "ISTIO_MUTUAL": _PASSTHROUGH,
-        "AUTO_PASSTHROUGH": _PASSTHROUGH,
-    },
+    {"SIMPLE": "SIMPLE", "PASSTHROUGH": "PASSTHROUGH"},
+    later=dict.fromkeys(("MUTUAL", "OPTIONAL_MUTUAL", "ISTIO_MUTUAL", "AUTO_PASSTHROUGH"), _SIMPLE),
 )
 _CERTIFICATE = Message(
     "TLSCertificate",
@@ -54,7 +44,7 @@ SERVER_TLS = Message(
     "ServerTLSSettings",
     (
         Field("httpsRedirect", BOOL, note="301 to https; on HTTP servers"),
-        Field("mode", _MODES, note="absent means PASSTHROUGH, which is refused"),
+        Field("mode", _MODES, note="absent means PASSTHROUGH"),
         Field("serverCertificate", STRING, note="PEM file on the gateway's host"),
         Field("privateKey", STRING, note="PEM file on the gateway's host"),
         later("caCertificates", STRING),
@@ -91,21 +81,21 @@ def _host(text: str, spot: Spot) -> Any:
     return spot.error(f'"{text[:70]}" is not a host of a server', remedy)
 
 
-def _tls(parts: Parts, spot: Spot) -> Any:
-    """The TLS settings of an HTTPS server; ⚠ an absent mode is PASSTHROUGH in Istio."""
-    if not parts.given("mode"):
-        return spot.error(
-            "tls without mode means PASSTHROUGH, which is not supported yet",
-            _PASSTHROUGH,
-            "not-supported-yet",
+def _tls(parts: Parts, spot: Spot, protocol: str) -> Any:
+    """The TLS settings of a server; ⚠ an absent mode is PASSTHROUGH."""
+    if parts.given("mode") and parts.get("mode") is None:
+        return INVALID
+    if parts.get("httpsRedirect"):
+        parts.at("httpsRedirect").warn(
+            f"has no effect on an {protocol} server", "remove it", "ignored"
         )
+    if parts.get("mode", "PASSTHROUGH") == "PASSTHROUGH":
+        return _passthrough(parts, spot, protocol)
     refused = any(map(parts.given, ("credentialName", "credentialNames", "tlsCertificates")))
     for name in ("serverCertificate", "privateKey"):
         if not parts.given(name) and not refused:
             remedy = f"add {name}: a PEM file on the gateway's host"
             spot.error(f"{name} is required with mode SIMPLE", remedy, "required")
-    if parts.get("httpsRedirect"):
-        parts.at("httpsRedirect").warn("has no effect on an HTTPS server", "remove it", "ignored")
     return ServerTLS(
         mode="SIMPLE",
         server_certificate=parts.get("serverCertificate", ""),
@@ -115,33 +105,45 @@ def _tls(parts: Parts, spot: Spot) -> Any:
     )
 
 
+def _passthrough(parts: Parts, spot: Spot, protocol: str) -> Any:
+    """Nothing here is ours: a certificate beside it means that the mode was forgotten."""
+    if not is_tls(protocol):
+        return spot.error(f"PASSTHROUGH needs protocol: TLS, not {protocol}", _SIMPLE, "conflict")
+    for name in ("serverCertificate", "privateKey", "minProtocolVersion"):
+        if parts.given(name):
+            said = "mode: PASSTHROUGH" if parts.given("mode") else "tls without mode (PASSTHROUGH)"
+            message = f"{said} leaves TLS to the service, so {name} has no use"
+            parts.at(name).error(message, f"write mode: SIMPLE, or remove {name}", "conflict")
+    return ServerTLS("PASSTHROUGH")
+
+
 def _server(parts: Parts) -> Any:
     port: Port = parts.get("port")
     tls: Parts | None = parts.get("tls")
     settings = None
-    if port.protocol == "HTTPS":
-        if tls is None:
-            if parts.given("tls"):
-                return INVALID
-            remedy = "add tls: with mode: SIMPLE, serverCertificate and privateKey"
-            return parts.spot.error("an HTTPS server needs tls", remedy, "required")
-        settings = _tls(tls, parts.at("tls"))
-        if settings is INVALID:
-            return INVALID
+    if parts.given("tls") and tls is None:
+        return INVALID
+    if tls is not None and is_http(port.protocol):
+        _plain_tls(tls)
     elif tls is not None:
-        _plain_tls(tls, parts.at("tls"))
+        settings = _tls(tls, parts.at("tls"), port.protocol)
+    elif is_tls(port.protocol):
+        message = f"a server of protocol {port.protocol} needs tls"
+        return parts.spot.error(message, f"add tls: {_SIMPLE}", "required")
+    if settings is INVALID:
+        return INVALID
     return Server(
         port=port,
         hosts=parts.get("hosts"),
         tls=settings,
-        https_redirect=bool(tls and tls.get("httpsRedirect") and port.protocol == "HTTP"),
+        https_redirect=bool(tls and tls.get("httpsRedirect") and is_http(port.protocol)),
         bind=parts.get("bind", ""),
         name=parts.get("name", ""),
         position=parts.spot.position,
     )
 
 
-def _plain_tls(tls: Parts, spot: Spot) -> None:
+def _plain_tls(tls: Parts) -> None:
     """The tls block of an HTTP server may hold httpsRedirect only."""
     for name in ("mode", "serverCertificate", "privateKey", "minProtocolVersion"):
         if tls.given(name):
@@ -168,6 +170,14 @@ def bare(host: str) -> str:
     return host.rpartition("/")[2]
 
 
+def shareable(one: Server, other: Server) -> bool:
+    """Two servers can be told apart on one port: by Host, or by the ClientHello's name.
+
+    ⚠ Istio leaves out the later of two that cannot, in silence.
+    """
+    return one is other or (one.shape == other.shape and one.shape != "TCP")
+
+
 def _check_servers(spot: Spot, servers: tuple[Server, ...]) -> None:
     """What Istio would leave out in silence: one address, several meanings."""
     seen: dict[tuple[str, int, str], Server] = {}
@@ -176,9 +186,10 @@ def _check_servers(spot: Spot, servers: tuple[Server, ...]) -> None:
     for server in servers:
         address = (server.bind, server.port.number)
         first = protocols.setdefault(address, server)
-        if first.port.protocol != server.port.protocol:
+        if not shareable(first, server):
             message = f"port {address[1]} is {first.port.protocol} at line {first.position.line}"
             spot.error(message, "give the server another port", "conflict", server.position)
+            continue
         for host in map(bare, server.hosts):
             twin = seen.setdefault((*address, host), server)
             if twin is not server:

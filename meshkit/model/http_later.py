@@ -6,8 +6,7 @@ only has to give them a build function.
 
 from __future__ import annotations
 
-from meshkit.model.decode import Field, FieldType, ListOf, Message, later
-from meshkit.model.dns import LABELS
+from meshkit.model.decode import FieldType, ListOf, Message, later
 from meshkit.model.scalars import (
     ANY_STRING,
     BOOL,
@@ -109,32 +108,3 @@ def mirror(destination: FieldType) -> Message:
     return Message(
         "HTTPMirrorPolicy", (later("destination", destination), later("percentage", PERCENT))
     )
-
-
-def _l4_match(name: str, *extra: Field) -> Message:
-    return Message(
-        name,
-        (
-            *extra,
-            later("destinationSubnets", ListOf(STRING)),
-            later("port", PORT),
-            later("sourceLabels", LABELS),
-            later("gateways", ListOf(STRING)),
-            later("sourceNamespace", STRING),
-        ),
-    )
-
-
-def _l4_route(name: str, match: Message, destination: FieldType) -> Message:
-    target = Message("RouteDestination", (later("destination", destination), later("weight", INT)))
-    return Message(name, (later("match", ListOf(match)), later("route", ListOf(target))))
-
-
-def tls_route(destination: FieldType) -> Message:
-    match = _l4_match("TLSMatchAttributes", later("sniHosts", ListOf(STRING)))
-    return _l4_route("TLSRoute", match, destination)
-
-
-def tcp_route(destination: FieldType) -> Message:
-    obsolete = later("sourceSubnet", STRING, "", "never ran in Istio")
-    return _l4_route("TCPRoute", _l4_match("L4MatchAttributes", obsolete), destination)

@@ -153,12 +153,18 @@ RETRIES = Message(
 )
 
 
-def _route(parts: Parts) -> Any:
-    _check_action(parts)
+def check_weights(parts: Parts) -> None:
+    """⚠ They are relative, and only of several destinations: then one must count."""
     route: tuple[RouteDestination, ...] = parts.get("route", ())
     if len(route) > 1 and not any(destination.weight for destination in route):
         remedy = "give each destination a weight above 0"
         parts.at("route").error("all the weights are 0", remedy)
+
+
+def _route(parts: Parts) -> Any:
+    _check_action(parts)
+    check_weights(parts)
+    route: tuple[RouteDestination, ...] = parts.get("route", ())
     return HTTPRoute(
         name=parts.get("name", ""),
         match=parts.get("match", ()),

@@ -8,6 +8,10 @@ of the port's name: ``grpc``, ``grpc-api``.  Nothing is guessed from a port's nu
 
 from __future__ import annotations
 
+from typing import Literal
+
+Accepts = Literal["HTTP", "TCP", "TLS", "AUTO"]
+
 HTTP_PROTOCOLS = frozenset(("HTTP", "HTTP2", "GRPC", "GRPC-WEB"))
 """Protocols whose requests are routed one by one."""
 HTTP2_PROTOCOLS = frozenset(("HTTP2", "GRPC"))
@@ -85,10 +89,10 @@ def normal(protocol: str) -> str:
     return upper if upper in PROTOCOLS else "TCP"
 
 
-def accepts(protocol: str) -> str:
-    """What a listener for such a port takes: HTTP, TLS, TCP or AUTO."""
-    if protocol == AUTO or protocol not in PROTOCOLS:
-        return protocol if protocol == AUTO else "TCP"
+def accepts(protocol: str) -> Accepts:
+    """What a listener for such a port takes."""
+    if protocol == AUTO:
+        return "AUTO"
     if is_http(protocol):
         return "HTTP"
     return "TLS" if is_tls(protocol) else "TCP"

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from meshkit.model.problems import NOWHERE, Position
+from meshkit.model.protocols import HTTP_PROTOCOLS
 
 MatchKind = Literal["exact", "prefix", "regex", "present"]
 TLSMode = Literal["ISTIO_MUTUAL", "DISABLE"]
 Balancer = Literal["LEAST_REQUEST", "ROUND_ROBIN", "RANDOM"]
 PeerMode = Literal["UNSET", "DISABLE", "PERMISSIVE", "STRICT"]
-ServerTLSMode = Literal["SIMPLE"]
+ServerTLSMode = Literal["SIMPLE", "PASSTHROUGH"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +116,40 @@ class HTTPRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class L4Match:
+    """Istio TLSMatchAttributes (``sni_hosts`` never empty) and L4MatchAttributes (always).
+
+    ``gateways`` in full, empty = all of the VirtualService's.
+    """
+
+    sni_hosts: tuple[str, ...] = ()
+    port: int | None = None
+    gateways: tuple[str, ...] = ()
+    position: Position = NOWHERE
+
+    def applies(self, gateway: str, port: int) -> bool:
+        """To connections to ``port`` at ``gateway`` ("mesh" or ns/name)."""
+        return self.port in (None, port) and (not self.gateways or gateway in self.gateways)
+
+
+@dataclass(frozen=True, slots=True)
+class L4Route:
+    """Istio TLSRoute and TCPRoute."""
+
+    match: tuple[L4Match, ...]
+    route: tuple[RouteDestination, ...]
+    position: Position = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualService:
     meta: Meta
     hosts: tuple[str, ...]
     gateways: tuple[str, ...]
     """As written, defaulted to ("mesh",); "<ns>/<name>", a bare name qualified."""
     http: tuple[HTTPRoute, ...]
+    tls: tuple[L4Route, ...] = ()
+    tcp: tuple[L4Route, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +186,14 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class ServerTLS:
-    """Istio ServerTLSSettings; files only (credentialName comes with Kubernetes)."""
+    """Istio ServerTLSSettings; files only (credentialName comes with Kubernetes).
+
+    With PASSTHROUGH there are none, and nothing else in it has a meaning.
+    """
 
     mode: ServerTLSMode
-    server_certificate: str
-    private_key: str
+    server_certificate: str = ""
+    private_key: str = ""
     https_redirect: bool = False
     min_protocol_version: Literal["TLSV1_2", "TLSV1_3"] = "TLSV1_2"
 
@@ -181,6 +213,28 @@ class Server:
     bind: str = ""
     name: str = ""
     position: Position = NOWHERE
+
+    @property
+    def passthrough(self) -> bool:
+        """Its TLS is not ended here: the server name routes (``tls`` rules)."""
+        return self.tls is not None and self.tls.mode == "PASSTHROUGH"
+
+    @property
+    def carries(self) -> Literal["http", "tls", "tcp"]:
+        """Which rules of a VirtualService act on it."""
+        if self.passthrough:
+            return "tls"
+        return "http" if self.port.protocol in _GATEWAY_HTTP else "tcp"
+
+    @property
+    def shape(self) -> Literal["HTTP", "TLS", "TCP"]:
+        """What its port takes first.  Servers of one shape can share a port, but for TCP."""
+        if self.tls is not None:
+            return "TLS"
+        return "HTTP" if self.carries == "http" else "TCP"
+
+
+_GATEWAY_HTTP = HTTP_PROTOCOLS | {"HTTPS"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,18 @@
-"""VirtualService: its envelope; the rules are in `meshkit.model.http_route`."""
+"""VirtualService: its envelope; the rules are in `http_route` and `l4_route`."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from meshkit.model import http_later
 from meshkit.model.common import EXPORT_TO, Draft
-from meshkit.model.decode import INVALID, Field, ListOf, Message, Parts, Spot, later
-from meshkit.model.dns import WILDCARD_HOST, covers, is_ip, is_label, is_name
-from meshkit.model.http_route import DESTINATION, HTTP_ROUTE
-from meshkit.model.resources import VirtualService
-from meshkit.model.scalars import String
-
-MESH = "mesh"
-"""The reserved gateway name: all callers inside the mesh."""
-
-
-def _gateway(text: str, spot: Spot) -> Any:
-    namespace, slash, name = text.rpartition("/")
-    if is_name(name) and (is_label(namespace) or not slash):
-        return text
-    return spot.error(f'"{text[:70]}" is not a gateway', "write <name> or <namespace>/<name>")
+from meshkit.model.decode import INVALID, Field, ListOf, Message, Parts
+from meshkit.model.dns import WILDCARD_HOST, covers, is_ip
+from meshkit.model.gateway_name import GATEWAY_NAME, MESH, qualified
+from meshkit.model.http_route import HTTP_ROUTE
+from meshkit.model.l4_route import TCP_ROUTE, TLS_ROUTE
+from meshkit.model.resources import L4Match, L4Route, VirtualService
 
 
 def _check_hosts(parts: Parts, gateways: tuple[str, ...]) -> None:
@@ -56,20 +47,34 @@ def _hosts_decoded(parts: Parts) -> bool:
 
 def _build(parts: Parts) -> Any:
     if not any(map(parts.given, ("http", "tls", "tcp"))):
-        parts.spot.error("has no rules", "add http: with at least one rule", "required")
+        parts.spot.error(
+            "has no rules", "add http:, tls: or tcp: with at least one rule", "required"
+        )
     gateways: tuple[str, ...] = tuple(dict.fromkeys(parts.get("gateways", ()))) or (MESH,)
     if not _hosts_decoded(parts):
         return INVALID
     _check_hosts(parts, gateways)
-    hosts, http = parts.get("hosts", ()), parts.get("http", ())
     draft: Draft = lambda meta: VirtualService(  # noqa: E731
-        meta, hosts, tuple(_qualified(gateway, meta.namespace) for gateway in gateways), http
+        meta,
+        parts.get("hosts", ()),
+        tuple(qualified(gateway, meta.namespace) for gateway in gateways),
+        parts.get("http", ()),
+        _in(meta.namespace, parts.get("tls", ())),
+        _in(meta.namespace, parts.get("tcp", ())),
     )
     return draft
 
 
-def _qualified(gateway: str, namespace: str) -> str:
-    return gateway if gateway == MESH or "/" in gateway else f"{namespace}/{gateway}"
+def _in(namespace: str, rules: tuple[L4Route, ...]) -> tuple[L4Route, ...]:
+    """The rules with the gateways of their matches named in full."""
+    return tuple(
+        replace(rule, match=tuple(_match_in(namespace, match) for match in rule.match))
+        for rule in rules
+    )
+
+
+def _match_in(namespace: str, match: L4Match) -> L4Match:
+    return replace(match, gateways=tuple(qualified(g, namespace) for g in match.gateways))
 
 
 VIRTUAL_SERVICE = Message(
@@ -78,12 +83,12 @@ VIRTUAL_SERVICE = Message(
         Field("hosts", ListOf(WILDCARD_HOST), note="a short name means the rule's namespace"),
         Field(
             "gateways",
-            ListOf(String("a gateway", _gateway)),
+            ListOf(GATEWAY_NAME),
             note='default ["mesh"]; a list without mesh leaves the mesh out',
         ),
         Field("http", ListOf(HTTP_ROUTE), note="the first match wins"),
-        later("tls", ListOf(http_later.tls_route(DESTINATION))),
-        later("tcp", ListOf(http_later.tcp_route(DESTINATION))),
+        Field("tls", ListOf(TLS_ROUTE), note="of TLS and HTTPS ports, by server name"),
+        Field("tcp", ListOf(TCP_ROUTE), note="of other ports that are not HTTP; the first wins"),
         EXPORT_TO,
     ),
     _build,

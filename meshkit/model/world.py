@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from meshkit.model.problems import Position, Problem, Severity
+from meshkit.model.protocols import normal
 from meshkit.model.report import near
 from meshkit.model.resources import DestinationRule, Gateway, Meta, Resource, ServiceEntry
 from meshkit.names import MeshSettings, ServiceName, host_of, qualify, service_of
@@ -17,7 +18,7 @@ R = TypeVar("R", bound=Resource)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the checker knows of the mesh: services, each with its port numbers.
+    """What the checker knows of the mesh: services, each with its ports and their protocols.
 
     ``complete``: a service that is not here does not exist (a check against the
     live registry).  Otherwise it may still be registered, and its absence is only
@@ -25,7 +26,7 @@ class Known:
     """
 
     mesh: MeshSettings
-    services: Mapping[ServiceName, tuple[int, ...]]
+    services: Mapping[ServiceName, Mapping[int, str]]
     complete: bool = False
 
 
@@ -54,15 +55,16 @@ class World:
         self.resources = tuple(resources)
         self.known = known
         self.problems: list[Problem] = []
-        self.hosts: dict[str, set[int]] = {
-            host_of(service, self.domain): set(ports) for service, ports in known.services.items()
+        self.hosts: dict[str, dict[int, str]] = {
+            host_of(service, self.domain): {n: normal(p) for n, p in ports.items()}
+            for service, ports in known.services.items()
         }
-        self._wildcards: dict[str, set[int]] = defaultdict(set)
+        self._wildcards: dict[str, dict[int, str]] = {}
         for entry in self.of(ServiceEntry):
-            ports = {port.number for port in entry.ports}
+            ports = {port.number: port.protocol for port in entry.ports}
             for host in entry.hosts:
                 held = self._wildcards if host.startswith("*") else self.hosts
-                held.setdefault(host, set()).update(ports)
+                held[host] = {**ports, **held.get(host, {})}
         self.gateways = {f"{g.meta.namespace}/{g.meta.name}": g for g in self.of(Gateway)}
         self._rules = self._index_rules()
         self._suggestions: dict[tuple[str, str], str] = {}
@@ -86,8 +88,8 @@ class World:
         """The host as the rule means it: a short name is in the rule's namespace."""
         return qualify(host, meta.namespace, self.domain)
 
-    def ports(self, host: str) -> set[int] | None:
-        """Port numbers of a full host; None where nobody declares it."""
+    def ports(self, host: str) -> Mapping[int, str] | None:
+        """Port numbers of a full host and their protocols; None where nobody declares it."""
         if host in self.hosts:
             return self.hosts[host]
         matching = (each for each in wildcards(host) if each in self._wildcards)

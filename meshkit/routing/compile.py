@@ -15,18 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import is_
 
 from meshkit.model.problems import Problem
-from meshkit.model.resources import Resource, VirtualService
+from meshkit.model.resources import LocalService, Resource, VirtualService
+from meshkit.routing.capture import address_table
 from meshkit.routing.edge import Bound, Edge, plan_edge
-from meshkit.routing.host_config import host_config
+from meshkit.routing.host_config import Upstreams, host_config, upstream_target
 from meshkit.routing.inputs import GatewayParts, HostParts, Inputs
 from meshkit.routing.outbound import HostBuilder
 from meshkit.routing.rules import Rule, RuleIndex
 from meshkit.routing.services import Service
 from meshkit.routing.world import World
 from meshkit.snapshot.codec import canonical, content_hash, encode
-from meshkit.snapshot.types import OutboundHost, Snapshot
+from meshkit.snapshot.types import ADDRESSES, OutboundHost, Snapshot
 
 
 @dataclass(slots=True)
@@ -65,11 +67,22 @@ class _Recorder:
 
 
 @dataclass(slots=True)
+class _Addresses:
+    """The last address table and what it was made from."""
+
+    services: tuple[Service, ...] = ()
+    digest: str = ""
+    data: bytes = b""
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(slots=True)
 class _Host:
     """The last HostConfig blob and what it was made from."""
 
     parts: HostParts
     resources: tuple[Resource, ...]
+    upstreams: Upstreams
     digest: str
     data: bytes
     problems: tuple[Problem, ...]
@@ -89,6 +102,7 @@ class Compiler:
         self._blobs: dict[str, dict[str, _Blob]] = {}
         self._scopes: dict[str, dict[str, str]] = {}
         self._host: _Host | None = None
+        self._addresses = _Addresses()
         self._behind: dict[str, dict[str, tuple[VirtualService, ...]]] = {}
         self._planned: tuple[object, object] = (None, None)
 
@@ -100,6 +114,9 @@ class Compiler:
         self._plan(inputs.host.gateway)
         blobs = dict(self._all_scopes(inputs))
         scopes = {scope: _digests(hosts) for scope, hosts in blobs.items()}
+        captured = self._captured(inputs.host.services)
+        for scope in captured:
+            scopes[scope][ADDRESSES] = self._addresses.digest
         self._blobs = blobs
         self._scopes = {
             scope: _kept(self._scopes.get(scope), hosts) for scope, hosts in scopes.items() if hosts
@@ -108,6 +125,8 @@ class Compiler:
         self.problems = self._found(host, blobs.values())
         data = {b.digest: b.data for hosts in blobs.values() for b in hosts.values() if b.digest}
         data[host.digest] = host.data
+        if captured:
+            data[self._addresses.digest] = self._addresses.data
         return Snapshot(self._revision(host.digest), host.digest, self._scopes, data)
 
     def _forget(self) -> None:
@@ -124,7 +143,14 @@ class Compiler:
 
     def _found(self, host: _Host, scopes: Iterable[Mapping[str, _Blob]]) -> tuple[Problem, ...]:
         """Each finding once, though several scopes and ports meet it."""
-        found = dict.fromkeys((*self._world.problems, *self.edge.problems, *host.problems))
+        found = dict.fromkeys(
+            (
+                *self._world.problems,
+                *self.edge.problems,
+                *host.problems,
+                *self._addresses.problems,
+            )
+        )
         for hosts in scopes:
             for blob in hosts.values():
                 if blob.problems:
@@ -167,7 +193,7 @@ class Compiler:
             if blob is None or not self._valid(blob, None, virtuals, client):
                 recorder = _Recorder(world, client)
                 builder = HostBuilder(recorder)
-                outbound = builder.edge_host(host, virtuals, bound.server.port.number)
+                outbound = builder.edge_host(host, virtuals, bound)
                 blob = _made(outbound, builder, recorder, None, virtuals, world.rules)
             blobs[host] = blob
         return blobs
@@ -194,13 +220,40 @@ class Compiler:
 
     # -- the host and the revision --------------------------------------------
 
+    def _captured(self, local: Iterable[LocalService]) -> set[str]:
+        """The scopes whose callers are captured; brings the address table up to date for them."""
+        scopes = {service.namespace for service in local if service.capture}
+        services = tuple(self._world.services.values()) if scopes else ()
+        held = self._addresses.services
+        if len(held) != len(services) or not all(map(is_, held, services)):
+            table, problems = address_table(services)
+            data = encode(table)
+            self._addresses = _Addresses(services, content_hash(data), data, problems)
+        return scopes
+
+    def _upstreams(self, parts: HostParts) -> Upstreams:
+        """What the targets of explicit local ports are known to speak."""
+        found = {}
+        for service in parts.services:
+            for upstream in service.upstreams:
+                target = upstream_target(service, upstream, self._world.mesh)
+                protocol = self._world.protocol(*target)
+                if protocol:
+                    found[target] = protocol
+        return found
+
     def _host_blob(self, parts: HostParts) -> _Host:
-        world, held = self._world, self._host
-        if held is not None and held.parts == parts and held.resources is world.resources:
+        world, held, upstreams = self._world, self._host, self._upstreams(parts)
+        if (
+            held is not None
+            and held.parts == parts
+            and held.resources is world.resources
+            and held.upstreams == upstreams
+        ):
             return held
-        config, problems = host_config(parts, world.mesh, world.resources, self.edge)
+        config, problems = host_config(parts, world.mesh, world.resources, self.edge, upstreams)
         data = encode(config)
-        self._host = _Host(parts, world.resources, content_hash(data), data, problems)
+        self._host = _Host(parts, world.resources, upstreams, content_hash(data), data, problems)
         return self._host
 
     def _revision(self, host: str) -> str:
@@ -225,7 +278,7 @@ def _made(
     virtuals: tuple[VirtualService, ...],
     index: RuleIndex,
 ) -> _Blob:
-    data = encode(outbound) if outbound is not None and outbound.ports else b""
+    data = encode(outbound) if outbound is not None and (outbound.ports or outbound.tcp) else b""
     return _Blob(
         content_hash(data) if data else "",
         data,

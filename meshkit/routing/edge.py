@@ -1,7 +1,8 @@
 """A gateway's listeners and servers, from the Gateway resources that select it.
 
 Servers of one address and port share a listener, and only if they can: all
-plaintext, or all TLS with distinct hosts.  Istio drops the later of two that
+plaintext HTTP, told apart by Host, or all TLS with distinct hosts, told apart by
+the ClientHello (whether it ends here or is passed through).  Istio drops the later of two that
 cannot silently; here the older one runs and the other is reported.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from meshkit.model.gateway import shareable
 from meshkit.model.problems import Problem, Severity
 from meshkit.model.resources import Gateway, Resource, Server, ServerTLS
 from meshkit.routing.age import by_age
@@ -46,7 +48,7 @@ class Edge:
 
 def certificate_name(tls: ServerTLS | None) -> str:
     """The name under which workers get a server's certificate; "" = plaintext."""
-    return f"{tls.server_certificate}|{tls.private_key}" if tls else ""
+    return f"{tls.server_certificate}|{tls.private_key}" if tls and tls.server_certificate else ""
 
 
 def edge_certificates(edge: Edge) -> Mapping[str, tuple[str, str]]:
@@ -54,7 +56,7 @@ def edge_certificates(edge: Edge) -> Mapping[str, tuple[str, str]]:
     return {
         certificate_name(b.server.tls): (b.server.tls.server_certificate, b.server.tls.private_key)
         for b in edge.bound
-        if b.server.tls
+        if b.server.tls and not b.server.passthrough
     }
 
 
@@ -84,14 +86,16 @@ def _servers(gateways: Iterable[Gateway], bind: str) -> Iterator[Bound]:
         for index, server in enumerate(gateway.servers):
             address, port = server.bind or bind, server.port.number
             name = f"{gateway.meta.namespace}/{gateway.meta.name}"
-            listener = ListenerSpec(f"edge|{address}|{port}", "edge", address, port)
+            listener = ListenerSpec(
+                f"edge|{address}|{port}", "edge", address, port, protocol=server.shape
+            )
             yield Bound(gateway, server, f"gateway|{name}|{port}|{index}", listener)
 
 
 def _conflict(one: Bound, other: Bound) -> bool:
     if one.listener.id != other.listener.id:
         return False
-    if (one.server.tls is None) != (other.server.tls is None):
+    if not shareable(one.server, other.server):
         return True
     return one.server.tls is not None and bool(_dns(one.server) & _dns(other.server))
 
@@ -122,4 +126,6 @@ def _edge_server(bound: Bound) -> EdgeServer:
         certificate=certificate_name(tls),
         min_protocol_version=tls.min_protocol_version if tls else "TLSV1_2",
         https_redirect=bound.server.https_redirect or bool(tls and tls.https_redirect),
+        protocol="HTTP" if bound.server.carries == "http" else "TCP",
+        passthrough=bound.server.passthrough,
     )

@@ -16,6 +16,7 @@ from meshkit.model.protocols import HTTP2_PROTOCOLS as HTTP2_PROTOCOLS
 from meshkit.model.protocols import HTTP_PROTOCOLS as HTTP_PROTOCOLS
 from meshkit.model.protocols import PROTOCOLS as PROTOCOLS
 from meshkit.model.protocols import TCP_PROTOCOLS as TCP_PROTOCOLS
+from meshkit.model.protocols import TLS_PROTOCOLS as TLS_PROTOCOLS
 from meshkit.model.protocols import is_http as is_http
 from meshkit.model.protocols import is_http2 as is_http2
 from meshkit.model.protocols import is_tcp as is_tcp
@@ -38,6 +39,11 @@ def most_specific(table: Mapping[str, T], host: str) -> T | None:
     if host in table:
         return table[host]
     return next((table[pattern] for pattern in suffixes(host) if pattern in table), None)
+
+
+def specificity(pattern: str) -> tuple[bool, int]:
+    """Sorts patterns in the order in which they win: exact names, then the longest wildcard."""
+    return (True, -len(pattern)) if pattern.startswith("*") else (False, 0)
 
 
 def covers(pattern: str, host: str) -> bool:

@@ -12,6 +12,7 @@ from meshkit.model.problems import NOWHERE, Position, Problem
 from meshkit.model.resources import (
     HTTPMatch,
     HTTPRoute,
+    L4Route,
     Meta,
     Retries,
     RouteDestination,
@@ -39,7 +40,7 @@ def destination_port(explicit: int | None, service: Service, listener: int) -> i
     return service.ports[0].port if len(service.ports) == 1 else listener
 
 
-def weighted(meta: Meta, rule: HTTPRoute) -> list[tuple[RouteDestination, int]]:
+def weighted(meta: Meta, rule: HTTPRoute | L4Route) -> list[tuple[RouteDestination, int]]:
     """Destinations with weight: ⚠ a single one takes all, 0 is dropped beside others.
 
     Raises Unusable where nothing is left.
@@ -51,7 +52,7 @@ def weighted(meta: Meta, rule: HTTPRoute) -> list[tuple[RouteDestination, int]]:
         raise Unusable(
             Problem(
                 rule.position,
-                "spec.http.route",
+                "spec",
                 f"{meta.key}: a rule has no destination of a weight above 0",
                 "give at least one destination a weight",
             )

@@ -55,6 +55,8 @@ class Service:
     backends: Mapping[int, tuple[Backend, ...]]
     secure: bool
     accounts: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    """IPs and networks that stand for it beside its backends' (``*``: any; a ServiceEntry's)."""
 
     def port(self, number: int) -> NamedPort | None:
         return next((port for port in self.ports if port.port == number), None)
@@ -121,7 +123,10 @@ def from_entry(
     ids = sorted(account_id(mesh.trust_domain, namespace, account) for account in accounts)
     for host in entry.hosts:
         name = service_of(host, mesh.domain) or ServiceName(namespace, host)
-        yield Service(host, name, host, ports, backends, bool(accounts), tuple(ids))
+        yield Service(
+            *(host, name, host, ports, backends, bool(accounts), tuple(ids)),
+            addresses=entry.addresses or ("*",),
+        )
 
 
 def _endpoints(

@@ -12,6 +12,7 @@ from operator import is_
 from typing import TypeVar
 
 from meshkit.identity.spiffe import SpiffeError
+from meshkit.model.gateway_name import MESH
 from meshkit.model.problems import Problem, Severity
 from meshkit.model.resources import (
     DestinationRule,
@@ -27,9 +28,6 @@ from meshkit.routing.inputs import Inputs, InstanceLike, NamingLike
 from meshkit.routing.names import intersection, most_specific
 from meshkit.routing.rules import MAX_REMEMBERED, RuleIndex
 from meshkit.routing.services import Service, from_discovery, from_entry
-
-MESH = "mesh"
-"""The name in VirtualService.gateways that stands for every caller in the mesh."""
 
 R = TypeVar("R")
 
@@ -83,6 +81,17 @@ class World:
             self._chosen[host] = most_specific(self.virtuals, host)
         return self._chosen[host]
 
+    def protocol(self, host: str, port: int) -> str:
+        """What a port of a host speaks, by its service, else by its rules; "" = unknown."""
+        service = self.services.get(host)
+        named = service.port(port) if service is not None else None
+        if named is not None:
+            return named.protocol
+        virtual = self.virtual(host) if service is None else None
+        if virtual is None or virtual.http:
+            return "HTTP" if virtual is not None else ""
+        return "TLS" if virtual.tls and not virtual.tcp else "TCP"
+
     def bound_to(self, gateway: str) -> dict[str, tuple[VirtualService, ...]]:
         """Host → VirtualServices that bind to ``gateway`` (``mesh`` or ns/name), oldest first."""
         table: dict[str, tuple[VirtualService, ...]] = {}
@@ -94,7 +103,10 @@ class World:
         return table
 
     def behind(self, bound: Bound) -> dict[str, tuple[VirtualService, ...]]:
-        """Host → VirtualServices of one gateway server: both bind and overlap in host."""
+        """Host → VirtualServices of one gateway server: both bind and overlap in host.
+
+        Where no name tells connections apart (bytes), the one host is ``*``.
+        """
         meta = bound.gateway.meta
         table: dict[str, tuple[VirtualService, ...]] = {}
         for name, virtuals in self.bound_to(f"{meta.namespace}/{meta.name}").items():
@@ -105,6 +117,7 @@ class World:
                     continue
                 admitted = [v for v in virtuals if _admits(namespace, meta.namespace, v)]
                 if admitted:
+                    host = "*" if bound.server.carries == "tcp" else host
                     both = {v.meta.key: v for v in (*table.get(host, ()), *admitted)}
                     table[host] = tuple(by_age(both.values()))
         return table

@@ -130,6 +130,8 @@ class AddressTable:
     is matched by its number alone → (host, service port), looked up in that order
     with ``networks`` (CIDR, port, host, service port; the longest prefix first)
     before the last: `meshkit.routing.addresses.find`.  Not found: not of the mesh.
+    A host "" is to be read from the ClientHello: several TLS services share that
+    address, and the server name finds the host in the scope.
     """
 
     entries: Mapping[str, tuple[str, int]]

@@ -99,6 +99,13 @@ def test_external_hosts_are_no_services_of_the_mesh() -> None:
     assert destinations([resource], "svc.x") == {ServiceName("shop", "cart")}
 
 
+@pytest.mark.parametrize("kind", ["tls", "tcp"])
+def test_destinations_of_connections_count_too(kind: str) -> None:
+    spec = {kind: [{"route": [{"destination": {"host": "db"}}]}], "http": None}
+    resource = {"kind": "VirtualService", "metadata": {"name": "x"}, "spec": spec}
+    assert destinations([resource], "svc.x") == {ServiceName("default", "db")}
+
+
 @pytest.mark.parametrize(
     ("left", "outcome"),
     [(-1, Outcome.BAD), (0, Outcome.BAD), (99, Outcome.WARN), (100, Outcome.OK)],

@@ -12,9 +12,9 @@ from meshkit.model.world import wildcards
 from meshkit.names import MeshSettings, ServiceName
 
 SERVICES = {
-    ServiceName("default", "reviews"): (9080,),
-    ServiceName("default", "ratings"): (9080, 9090),
-    ServiceName("prod", "cart"): (80,),
+    ServiceName("default", "reviews"): {9080: "HTTP"},
+    ServiceName("default", "ratings"): {9080: "HTTP", 9090: "HTTP"},
+    ServiceName("prod", "cart"): {80: "HTTP"},
 }
 
 
@@ -295,7 +295,7 @@ def test_wildcards_of_a_host_are_the_longest_first() -> None:
 
 def test_a_bundle_with_thousands_of_unknown_hosts_is_judged() -> None:
     rules = [to(f"missing-{index}") for index in range(200)]
-    services = {ServiceName("default", f"there-{index}"): (80,) for index in range(50)}
+    services = {ServiceName("default", f"there-{index}"): {80: "HTTP"} for index in range(50)}
     matched = [{"match": [{"uri": {"exact": f"/{i}"}}], **r} for i, r in enumerate(rules)]
     service = virtual(*matched, hosts=["there-0"])
     problems = check([service], Known(MeshSettings(), services, True))

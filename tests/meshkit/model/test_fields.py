@@ -32,6 +32,8 @@ BASES: dict[str, dict[str, Any]] = {
     "VirtualService": {
         "hosts": ["reviews"],
         "http": [{"match": [{}], "route": [{"destination": {"host": "reviews"}}]}],
+        "tls": [{"match": [{"sniHosts": ["a"]}], "route": [{"destination": {"host": "reviews"}}]}],
+        "tcp": [{"match": [{}], "route": [{"destination": {"host": "reviews"}}]}],
     },
     "DestinationRule": {"host": "reviews", "subsets": [{"name": "v1", "labels": {"b": "c"}}]},
     "Gateway": {"selector": {"a": "b"}, "servers": [HTTPS]},
@@ -73,6 +75,19 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "http[].retries.attempts": 3,
         "http[].retries.perTryTimeout": "1s",
         "http[].retries.retryOn": "5xx",
+        "tls[].match[].sniHosts[]": "reviews",
+        **{
+            f"{kind}[].{path}": value
+            for kind in ("tls", "tcp")
+            for path, value in {
+                "match[].port": 80,
+                "match[].gateways[]": "mesh",
+                "route[].destination.host": "ratings",
+                "route[].destination.subset": "v1",
+                "route[].destination.port.number": 80,
+                "route[].weight": 5,
+            }.items()
+        },
         **{
             f"{place}headers.{side}.{operation}": "v"
             for place in ("http[].", "http[].route[].")
@@ -95,6 +110,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "servers[].bind": "127.0.0.1",
         "servers[].hosts[]": "b",
         "servers[].name": "n",
+        "servers[].tls.mode": "PASSTHROUGH",
         "servers[].tls.httpsRedirect": True,
         "servers[].tls.serverCertificate": "/other",
         "servers[].tls.privateKey": "/other",
@@ -133,6 +149,10 @@ WITH: dict[str, dict[str, Any]] = {
     "http[].retries.perTryTimeout": {"http[].retries.attempts": 2},
     "http[].retries.retryOn": {"http[].retries.attempts": 2},
     "servers[].port.protocol": {"servers[].tls": {}},
+    "servers[].tls.mode": {
+        "servers[].tls.serverCertificate": None,
+        "servers[].tls.privateKey": None,
+    },
     "workloadSelector.labels{}": {"endpoints": None},
     "endpoints[].ports{}": {"ports[].name": "key"},
 }
@@ -141,7 +161,6 @@ WITH: dict[str, dict[str, Any]] = {
 KEYS = {"portLevelMtls{}.mode": "8080"}
 
 ONE_VALUE = {
-    ("Gateway", "servers[].tls.mode"),
     ("ServiceEntry", "resolution"),
 }
 """Fields with a single value so far, which the base must give: see the test below."""
@@ -162,6 +181,16 @@ def put(document: dict[str, Any], path: str, value: Any, key: str = "key") -> No
         elif following is None or node.get(name) is None:
             node[name] = fresh
         node = node[name]
+
+
+def drop(document: dict[str, Any], path: str) -> None:
+    """Remove ``a[].b.c``, of the first item of lists."""
+    *way, last = path.split(".")
+    node: Any = document
+    for step in way:
+        node = node[step.removesuffix("[]")]
+        node = node[0] if step.endswith("[]") else node
+    node.pop(last)
 
 
 def load(kind: str, spec: dict[str, Any]) -> Loaded:
@@ -196,7 +225,7 @@ def documents(kind: str, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     before = copy.deepcopy(BASES[kind])
     for other, value in WITH.get(path, {}).items():
         if value is None:
-            before.pop(other)
+            drop(before, other)
         else:
             put(before, other, value)
     after = copy.deepcopy(before)
@@ -210,7 +239,9 @@ def test_a_field_that_runs_changes_the_resource(kind: str, path: str) -> None:
     old, new = load(kind, before), load(kind, after)
     assert new.ok, new.problems
     if not old.resources:
-        assert path in ("servers[].port.protocol", "workloadSelector.labels{}")
+        assert path in (
+            *("servers[].port.protocol", "servers[].tls.mode", "workloadSelector.labels{}"),
+        )
         return
     assert replace(new.resources[0], meta=old.resources[0].meta) != old.resources[0]
 
@@ -218,12 +249,7 @@ def test_a_field_that_runs_changes_the_resource(kind: str, path: str) -> None:
 @pytest.mark.parametrize(("kind", "path"), sorted(ONE_VALUE))
 def test_a_field_with_one_value_is_refused_when_absent(kind: str, path: str) -> None:
     spec = copy.deepcopy(BASES[kind])
-    *way, last = path.split(".")
-    node: Any = spec
-    for step in way:
-        node = node[step.removesuffix("[]")]
-        node = node[0] if step.endswith("[]") else node
-    del node[last]
+    drop(spec, path)
     assert "not-supported-yet" in [problem.code for problem in load(kind, spec).problems]
 
 

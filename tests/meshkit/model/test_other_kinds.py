@@ -10,6 +10,11 @@ from meshkit.model.load import load_text
 from meshkit.model.problems import Severity
 from meshkit.model.resources import Port, ServerTLS, Subset, TrafficPolicy, WorkloadEntrySpec
 
+HTTP = "port: {number: 80, protocol: HTTP, name: h}"
+HTTPS = "port: {number: 443, protocol: HTTPS, name: s}"
+SIMPLE = "tls: {mode: SIMPLE, serverCertificate: /c, privateKey: /k}"
+PORTS = "ports: [{number: 80, protocol: HTTP, name: h}]"
+ENTRY = f"hosts: [a.b], {PORTS}, resolution: STATIC"
 GROUP = {"PeerAuthentication": "security.istio.io/v1"}
 
 
@@ -58,14 +63,47 @@ def test_trap_21_tls_block_without_mode_is_disable_and_warns() -> None:
     assert load("DestinationRule", "host: a, trafficPolicy: {}").policy.tls is None
 
 
-def test_trap_21_gateway_tls_without_mode_is_passthrough_and_refused() -> None:
-    found = said(
-        "Gateway",
-        "selector: {a: b}, servers: [{port: {number: 443, protocol: HTTPS, name: s}, hosts: [a], "
-        "tls: {serverCertificate: a, privateKey: b}}]",
+def test_trap_21_gateway_tls_without_mode_is_passthrough() -> None:
+    server = (
+        "selector: {a: b}, servers: [{port: {number: 443, protocol: HTTPS, name: s}, hosts: [a]"
     )
-    assert "means PASSTHROUGH" in found[0]
-    assert "mode: SIMPLE" in found[0]
+    found = load("Gateway", f"{server}, tls: {{}}}}]").servers[0]
+    assert (found.tls, found.passthrough) == (ServerTLS("PASSTHROUGH"), True)
+    forgotten = said("Gateway", f"{server}, tls: {{serverCertificate: a, privateKey: b}}}}]")
+    assert "tls without mode (PASSTHROUGH) leaves TLS to the service" in forgotten[0]
+    assert "write mode: SIMPLE" in forgotten[0]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tls", "shape", "carries"),
+    [
+        ("HTTP", "", "HTTP", "http"),
+        ("http2", "", "HTTP", "http"),
+        ("GRPC", "tls: {httpsRedirect: true}", "HTTP", "http"),
+        ("GRPC-WEB", "", "HTTP", "http"),
+        ("HTTPS", SIMPLE, "TLS", "http"),
+        ("HTTPS", "tls: {mode: PASSTHROUGH}", "TLS", "tls"),
+        ("TLS", "tls: {mode: PASSTHROUGH}", "TLS", "tls"),
+        ("TLS", SIMPLE, "TLS", "tcp"),
+        ("TCP", SIMPLE, "TLS", "tcp"),
+        ("TCP", "", "TCP", "tcp"),
+        ("MYSQL", "", "TCP", "tcp"),
+    ],
+)
+def test_what_a_gateways_server_takes_and_carries(
+    protocol: str, tls: str, shape: str, carries: str
+) -> None:
+    port = f"port: {{number: 443, protocol: {protocol}, name: s}}"
+    spec = f"selector: {{a: b}}, servers: [{{{port}, hosts: [a], {tls}}}]"
+    (server,) = load("Gateway", spec).servers
+    assert (server.shape, server.carries) == (shape, carries)
+    assert server.https_redirect is ("httpsRedirect" in tls)
+
+
+def test_servers_told_apart_by_their_server_name_share_a_port() -> None:
+    tls = "port: {number: 443, protocol: TLS, name: t}"
+    servers = f"{{{HTTPS}, hosts: [a], {SIMPLE}}}, {{{tls}, hosts: [b], tls: {{}}}}"
+    assert len(load("Gateway", f"selector: {{a: b}}, servers: [{servers}]").servers) == 2
 
 
 def test_gateway() -> None:
@@ -138,13 +176,6 @@ def test_peer_authentication() -> None:
     assert (everything.selector, everything.mode) == (None, "UNSET")
 
 
-HTTP = "port: {number: 80, protocol: HTTP, name: h}"
-HTTPS = "port: {number: 443, protocol: HTTPS, name: s}"
-SIMPLE = "tls: {mode: SIMPLE, serverCertificate: /c, privateKey: /k}"
-PORTS = "ports: [{number: 80, protocol: HTTP, name: h}]"
-ENTRY = f"hosts: [a.b], {PORTS}, resolution: STATIC"
-
-
 @pytest.mark.parametrize(
     ("kind", "spec", "message"),
     [
@@ -213,8 +244,44 @@ ENTRY = f"hosts: [a.b], {PORTS}, resolution: STATIC"
         ),
         (
             "Gateway",
-            "servers: [{port: {number: 80, protocol: TCP, name: t}, hosts: [a]}]",
-            '"TCP" is not supported yet',
+            "servers: [{port: {number: 80, protocol: UDP, name: t}, hosts: [a]}]",
+            "UDP is not carried",
+        ),
+        *(
+            (
+                "Gateway",
+                f"servers: [{{{HTTPS}, hosts: [a], tls: {{mode: {mode}}}}}]",
+                f'"{mode}" is not supported yet',
+            )
+            for mode in ("OPTIONAL_MUTUAL", "ISTIO_MUTUAL", "AUTO_PASSTHROUGH")
+        ),
+        (
+            "Gateway",
+            "servers: [{port: {number: 1, protocol: TLS, name: t}, hosts: [a]}]",
+            "a server of protocol TLS needs tls",
+        ),
+        (
+            "Gateway",
+            "servers: [{port: {number: 1, protocol: TCP, name: t}, hosts: [a], tls: {}}]",
+            "PASSTHROUGH needs protocol: TLS, not TCP",
+        ),
+        (
+            "Gateway",
+            "servers: [{port: {number: 1, protocol: HTTP2, name: t}, hosts: [a],"
+            " tls: {mode: PASSTHROUGH}}]",
+            '"mode" has no meaning on an HTTP server',
+        ),
+        (
+            "Gateway",
+            "servers: [{port: {number: 1, protocol: TCP, name: t}, hosts: [a]},"
+            " {port: {number: 1, protocol: TCP, name: u}, hosts: [b]}]",
+            "port 1 is TCP at line 4",
+        ),
+        (
+            "Gateway",
+            "servers: [{port: {number: 1, protocol: TCP, name: t}, hosts: [a]},"
+            " {port: {number: 1, protocol: HTTP, name: u}, hosts: [b]}]",
+            "port 1 is TCP at line 4",
         ),
         (
             "Gateway",

@@ -10,6 +10,7 @@ from meshkit.model.resources import (
     HeaderOperations,
     HTTPMatch,
     HTTPRoute,
+    L4Match,
     Retries,
     StringMatch,
     VirtualService,
@@ -149,8 +150,29 @@ def with_headers(fields: str) -> str:
         (f'hosts: ["a.*"], http: [{{{ROUTE}}}]', "first label only"),
         (f"hosts: [a], gateways: [a/b/c], http: [{{{ROUTE}}}]", "not a gateway"),
         (f"hosts: [a], exportTo: [.], http: [{{{ROUTE}}}]", "not supported yet"),
-        ("hosts: [a], tcp: [{}]", '"tcp" is not supported yet'),
-        ("hosts: [a], tls: [{}]", '"tls" is not supported yet'),
+        ("hosts: [a], tcp: [{}]", "route: is required"),
+        ("hosts: [a], tls: [{route: [{destination: {host: a}}]}]", "match: is required"),
+        ("hosts: [a], tls: [{match: [{port: 443}]}]", "sniHosts: is required"),
+        ("hosts: [a], tls: [{match: [{sniHosts: []}]}]", "must not be empty"),
+        ("hosts: [a], tls: [{match: [{sniHosts: ['a.*']}]}]", "for the first label only"),
+        ("hosts: [a], tls: [{match: [{sniHosts: [10.0.0.1/8]}]}]", "not a host name"),
+        ("hosts: [a], tcp: [{match: [{gateways: [a/b/c]}]}]", "is not a gateway"),
+        (
+            "hosts: [a], tcp: [{route: [{destination: {host: a}}, {destination: {host: b}}]}]",
+            "all the weights are 0",
+        ),
+        *(
+            (
+                f"hosts: [a], {kind}: [{{match: [{{{sni}{field}}}]}}]",
+                f'"{field.partition(":")[0]}" is not supported yet',
+            )
+            for kind, sni in (("tls", "sniHosts: [a], "), ("tcp", ""))
+            for field in (
+                "destinationSubnets: [10.0.0.0/8]",
+                "sourceLabels: {a: b}",
+                "sourceNamespace: x",
+            )
+        ),
         ("hosts: [a], http: [{redirect: {uri: /x}}]", '"redirect" is not supported yet'),
         ("hosts: [a], http: [{directResponse: {status: 200}}]", "not supported yet"),
         ("hosts: [a], http: [{delegate: {name: x}}]", "not supported yet"),
@@ -231,3 +253,40 @@ def test_all_problems_at_once_in_the_order_of_the_text() -> None:
 
 def test_star_is_allowed_at_a_gateway() -> None:
     assert service(f'hosts: ["*"], gateways: [g], http: [{{{ROUTE}}}]').hosts == ("*",)
+
+
+def test_tls_and_tcp_rules() -> None:
+    found = service(
+        "hosts: ['*.Example.org', db], gateways: [mesh, edge], "
+        "tls: [{match: [{sniHosts: [A.example.org, '*.b.example.org'], port: 443,"
+        " gateways: [edge, mesh]}],"
+        " route: [{destination: {host: db, subset: v1, port: {number: 1}}, weight: 3},"
+        " {destination: {host: b}, weight: 1}]}], "
+        "tcp: [{match: [{port: 5432}, {}], route: [{destination: {host: db}}]}]"
+    )
+    (tls,), (tcp,) = found.tls, found.tcp
+    (match,) = tls.match
+    assert (match.sni_hosts, match.port) == (("a.example.org", "*.b.example.org"), 443)
+    assert match.gateways == ("prod/edge", "mesh"), "a bare name is of the rule's namespace"
+    first, second = tls.route
+    assert (first.host, first.subset, first.port, first.weight) == ("db", "v1", 1, 3)
+    assert (second.host, second.weight) == ("b", 1)
+    assert [m.port for m in tcp.match] == [5432, None]
+    assert found.http == ()
+    assert tls.position.line == tcp.position.line == 4
+
+
+@pytest.mark.parametrize(
+    ("match", "applies"),
+    [
+        (L4Match(), True),
+        (L4Match(port=80), True),
+        (L4Match(port=81), False),
+        (L4Match(gateways=("mesh",)), True),
+        (L4Match(gateways=("a/b", "mesh")), True),
+        (L4Match(gateways=("a/b",)), False),
+        (L4Match(port=81, gateways=("mesh",)), False),
+    ],
+)
+def test_all_fields_of_a_match_must_hold(match: L4Match, applies: bool) -> None:
+    assert match.applies("mesh", 80) is applies

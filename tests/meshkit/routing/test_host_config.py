@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from meshkit.model.resources import LocalService, PeerAuthentication, ServicePort, Upstream
-from meshkit.routing.inputs import HostParts
+from meshkit.model.resources import (
+    L4Match,
+    L4Route,
+    LocalService,
+    PeerAuthentication,
+    RouteDestination,
+    ServicePort,
+    Upstream,
+)
+from meshkit.names import ServiceName
+from meshkit.routing.compile import Compiler
+from meshkit.routing.inputs import HostParts, NamedPort, Naming
 
 PORT = ServicePort("http", 9080, 19080, "HTTP")
 
@@ -102,3 +113,92 @@ def test_loopback_on_the_same_port_is_no_conflict(mesh: Any) -> None:
 def test_namespaces_of_local_services_are_scopes(mesh: Any) -> None:
     look = mesh(host=host(service(namespace="shop")), scopes=frozenset())
     assert list(look.snapshot.scopes) == ["shop"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "plain"),
+    [("HTTP", "HTTP"), ("GRPC", "HTTP"), ("MYSQL", "TCP"), ("TLS", "TCP"), ("AUTO", "AUTO")],
+)
+@pytest.mark.parametrize("mode", ["STRICT", "PERMISSIVE"])
+def test_a_plaintext_listener_takes_what_the_port_declares(
+    make: Any, mesh: Any, mode: Any, protocol: str, plain: str
+) -> None:
+    """Of TLS too: inbound no server name routes, so a ClientHello is bytes."""
+    policy = PeerAuthentication(make.meta("PeerAuthentication", "default"), None, mode)
+    local = service(ports=(ServicePort("x", 9080, 19080, protocol),))
+    config = mesh(policy, host=host(local)).config
+    (spec,) = [each for each in config.listeners if each.kind == "plain"]
+    assert spec.protocol == plain
+    assert config.workloads[0].ports[0].protocol == protocol
+    assert config.workloads[0].ports[0].mode == mode
+
+
+@pytest.mark.parametrize(
+    ("declared", "said", "taken"),
+    [
+        ("HTTP", "", "HTTP"),
+        ("HTTP2", "", "HTTP"),
+        ("TCP", "", "TCP"),
+        ("HTTPS", "", "TLS"),
+        ("AUTO", "", "AUTO"),
+        ("TCP", "MYSQL", "TCP"),
+        (None, "", "HTTP"),
+        (None, "REDIS", "TCP"),
+    ],
+)
+def test_a_local_port_takes_what_its_service_speaks(
+    mesh: Any, declared: str | None, said: str, taken: str
+) -> None:
+    """A service that is not known (yet) is HTTP, unless the upstream says otherwise."""
+    local = service(ports=(), upstreams=(Upstream("127.0.0.1:81", "db", 80, protocol=said),))
+    ports = (NamedPort("x", 80, declared),) if declared else ()
+    names = {ServiceName("default", "db"): Naming(("spiffe://a/ns/default/sa/db",), ports)}
+    look = mesh(host=host(local), naming=names, instances={})
+    (spec,) = [each for each in look.config.listeners if each.kind == "local"]
+    assert (spec.protocol, look.problems) == (taken, [])
+
+
+def test_an_upstream_that_contradicts_its_service_is_said(mesh: Any) -> None:
+    upstream = Upstream("127.0.0.1:81", "reviews", 9080, protocol="TCP")
+    look = mesh(host=host(service("a", ports=(), upstreams=(upstream,))))
+    assert look.problems == ["conflict"]
+    assert look.config.listeners[-1].protocol == "HTTP"
+
+
+def test_a_local_port_follows_its_service_when_that_changes(mesh: Any) -> None:
+    compiler = Compiler()
+    local = host(service(ports=(), upstreams=(Upstream("127.0.0.1:81", "db", 80),)))
+    found = []
+    for protocol in ("HTTP", "TCP"):
+        ports = (NamedPort("x", 80, protocol),)
+        names = {ServiceName("default", "db"): Naming(("spiffe://a/ns/default/sa/db",), ports)}
+        look = mesh(host=local, naming=names, instances={}, compiler=compiler)
+        found.append(look.config.listeners[-1].protocol)
+    assert found == ["HTTP", "TCP"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "taken"),
+    [
+        (("tcp",), "TCP"),
+        (("tls",), "TLS"),
+        (("tls", "tcp"), "TCP"),
+        (("http", "tcp"), "HTTP"),
+    ],
+)
+def test_a_host_of_rules_alone_speaks_what_they_are_for(
+    make: Any, mesh: Any, rules: tuple[str, ...], taken: str
+) -> None:
+    to = (RouteDestination("reviews"),)
+    made = {"tcp": L4Route((), to), "tls": L4Route((L4Match(("r.example",)),), to)}
+    given: dict[str, Any] = {kind: (made.get(kind, make.rule("reviews")),) for kind in rules}
+    virtual = replace(make.virtual("r", hosts=("r.example",)), **given)
+    local = service("a", ports=(), upstreams=(Upstream("127.0.0.1:81", "r.example", 80),))
+    assert mesh(virtual, host=host(local)).config.listeners[-1].protocol == taken
+
+
+def test_a_captured_service_has_a_listener_of_its_own(mesh: Any) -> None:
+    local = service("a", ports=(), capture="[::1]:15101")
+    spec = mesh(host=host(local)).config.listeners[-1]
+    assert (spec.kind, spec.address, spec.port) == ("capture", "::1", 15101)
+    assert (spec.owner, spec.protocol) == ("default/a/v1", "AUTO")

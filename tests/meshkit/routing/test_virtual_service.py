@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from meshkit.model.resources import HTTPMatch, Retries, RouteDestination, StringMatch
-from meshkit.names import ServiceName
 from meshkit.snapshot.types import RetryPolicy
 
 REVIEWS = "reviews.default.svc.cluster.local"
@@ -208,10 +207,3 @@ def test_a_pattern_that_does_not_compile_spoils_only_its_own_resource(make: Any,
 
 def _regex(pattern: str) -> Any:
     return HTTPMatch(uri=StringMatch("regex", pattern))
-
-
-def test_a_port_that_is_not_http_is_not_routed(make: Any, mesh: Any) -> None:
-    name = ServiceName("default", "db")
-    found = (make.instance(port=5432, protocol="TCP", mesh_port=None),)
-    look = mesh(naming={}, instances={name: found})
-    assert "db.default.svc.cluster.local" not in look.snapshot.scopes.get("default", {})
