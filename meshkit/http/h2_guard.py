@@ -61,8 +61,8 @@ class Guard:
     """One per connection and direction in."""
 
     __slots__ = (
-        *("_block", "_bytes", "_held", "_idle", "_last", "_pings", "_resets", "_server"),
-        *("_settings_frames", "_skip", "doomed", "sent", "settings"),
+        *("_block", "_bytes", "_held", "_idle", "_last", "_pings", "_server"),
+        *("_settings_frames", "_skip", "doomed", "resets", "sent", "settings"),
     )
 
     def __init__(self, role: Role, settings: Settings) -> None:
@@ -73,7 +73,8 @@ class Guard:
         self._block = -1
         self._bytes = self.sent = 0
         self._last = 0.0
-        self._idle = self._pings = self._resets = self._settings_frames = 0.0
+        self._idle = self._pings = self.resets = self._settings_frames = 0.0
+        """`resets` > 0: streams that complete are worth telling to `completed`."""
         self.doomed: set[int] = set()
         """Streams that the last read also reset: nobody need hear of their requests."""
 
@@ -137,14 +138,14 @@ class Guard:
         Raises H2Error."""
         if now is not None:
             self._refill(now)
-        self._resets += 1
-        if self._resets > self.settings.reset_burst:
+        self.resets += 1
+        if self.resets > self.settings.reset_burst:
             raise _flood("h2_provoked_resets", "too many of its streams had to be reset")
 
     def completed(self) -> None:
         """A stream ended as it should."""
-        if self._resets >= 1:
-            self._resets -= 1
+        if self.resets >= 1:
+            self.resets -= 1
 
     def _refill(self, now: float) -> None:
         settings = self.settings
@@ -154,7 +155,7 @@ class Guard:
         self._bytes = self.sent = 0
         self._idle = max(0.0, self._idle - paid - elapsed * _IDLE_PER_SECOND)
         self._pings = max(0.0, self._pings - paid - elapsed * settings.ping_rate)
-        self._resets = max(0.0, self._resets - elapsed * settings.reset_rate)
+        self.resets = max(0.0, self.resets - elapsed * settings.reset_rate)
         self._settings_frames = max(0.0, self._settings_frames - elapsed * settings.settings_rate)
 
     def _charge_idle(self, idle: int) -> None:
@@ -185,8 +186,8 @@ class Guard:
         self.doomed.add(int.from_bytes(data[pos + 5 : pos + 9]) & 0x7FFFFFFF)
         if not self._server and data[pos + 9 : pos + 13] == bytes(4):
             return  # a server may end every early answer so (RFC 9113 section 8.1)
-        self._resets += 1
-        if self._resets > self.settings.reset_burst:
+        self.resets += 1
+        if self.resets > self.settings.reset_burst:
             raise _flood("h2_rapid_reset", "too many streams reset")
 
     def _count_continuation(self) -> None:
@@ -253,4 +254,4 @@ def _flush(parts: list[bytes], run: list[bytes], stream: int, size: int) -> None
         run.clear()
 
 
-__all__ = ["GOAWAY", "HEADER_BYTES", "Guard"]
+__all__ = ["GOAWAY", "HEADERS", "HEADER_BYTES", "Guard"]

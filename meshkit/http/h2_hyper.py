@@ -35,7 +35,7 @@ from meshkit.http.h2 import (
     goaway_frame,
 )
 from meshkit.http.h2_base import LIVE, SILENT, TOLD, BaseEngine
-from meshkit.http.h2_guard import GOAWAY, HEADER_BYTES
+from meshkit.http.h2_guard import GOAWAY, HEADER_BYTES, HEADERS
 from meshkit.http.h2_rules import request_ok, response_ok, trailers_ok
 
 _CODES = h2.settings.SettingCodes
@@ -128,11 +128,18 @@ class HyperEngine(BaseEngine):
             if data[pos + 3] == GOAWAY:
                 self._peer_goes(data[pos:end])
             else:
+                if data[pos + 3] == HEADERS:
+                    self._stale(int.from_bytes(data[pos + 5 : pos + 9]) & LAST_STREAM)
                 for event in self._conn.receive_data(data[pos:end]):
                     _HANDLERS.get(event.__class__, _ignored)(self, event)
             self._bounded()
             pos = end
         self._in = data[pos:]
+
+    def _stale(self, stream: int) -> None:
+        """h2 answers a head on a stream of the past with a reset each, and tells nobody."""
+        if self._server and stream <= self.last_stream and stream not in self._open:
+            self._blame()
 
     def _bounded(self) -> None:
         waiting = len(self._conn._data_to_send) + len(self._out)

@@ -36,6 +36,9 @@ _GLITCHES = (10_000, 330)
 """nghttp2's default for what it calls suspicious; a second net under our guard."""
 _UNLIMITED = (1 << 32, 1 << 32)
 """For its bucket of resets: ours sees completed streams too, and is counted."""
+_GONE = (ngh2.StreamUnavailableError, ngh2.StreamProtocolError, ngh2.ConnectionStateError)
+"""The stream ended, or the whole connection did, and the event that says so is still to
+be told."""
 _ACK_BYTES = 17
 
 
@@ -78,9 +81,10 @@ class NGH2Engine(BaseEngine):
             raise self._fatal(error) from None
         except H2Error as error:
             raise self._fail(error) from None
-        if conn.want_write and not conn.queued_body_size():
+        if conn.want_write and not self._tail and not conn.queued_body_size():
             # What the peer broke shows only as bytes are made (a GOAWAY among them).
-            self._tail += conn.data_to_send(_EAGER)
+            self._tail = conn.data_to_send(_EAGER)
+            self._cut = len(self._tail) == _EAGER
         handlers = _HANDLERS
         for event in conn.events():
             handlers[event.__class__](self, event)
@@ -141,7 +145,7 @@ class NGH2Engine(BaseEngine):
         stream, data, end = event.stream_id, event.data, event.end_stream
         if self._open.get(stream):
             if data:  # nobody waits for it any more
-                self._conn.acknowledge_received_data(len(data), stream)
+                self.taken(stream, len(data))
         elif data or end:
             self._sink.data(stream, data, end)
 
@@ -161,7 +165,8 @@ class NGH2Engine(BaseEngine):
         if self._interims:
             self._interims.pop(stream, None)
         if state == LIVE and not code:
-            self._guard.completed()
+            if self._guard.resets:
+                self._guard.completed()
         elif state == LIVE:
             self._broken(stream, code, event.local_error)
         elif state is None:
@@ -259,28 +264,28 @@ class NGH2Engine(BaseEngine):
         if self._open.get(stream) == LIVE and not self._dead:
             try:
                 self._conn.send_response(stream, fields, end_stream=end)
-            except ngh2.StreamUnavailableError:
+            except _GONE:
                 pass
 
     def interim(self, stream: int, fields: Sequence[Field]) -> None:
         if self._open.get(stream) == LIVE and not self._dead:
             try:
                 self._conn.send_informational_response(stream, fields)
-            except ngh2.StreamUnavailableError:
+            except _GONE:
                 pass
 
     def send(self, stream: int, data: bytes, end: bool) -> None:
         if self._open.get(stream) == LIVE and not self._dead:
             try:
                 self._conn.send_data(stream, data, end_stream=end)
-            except (ngh2.StreamUnavailableError, ngh2.StreamProtocolError):
+            except _GONE:
                 pass
 
     def trailers(self, stream: int, fields: Sequence[Field]) -> None:
         if self._open.get(stream) == LIVE and not self._dead:
             try:
                 self._conn.send_trailers(stream, fields)
-            except (ngh2.StreamUnavailableError, ngh2.StreamProtocolError):
+            except _GONE:
                 pass
 
     def end(self, stream: int) -> None:
@@ -290,29 +295,37 @@ class NGH2Engine(BaseEngine):
         if self._dead:
             return
         self.closing = True
-        if code == NO_ERROR:
-            self._conn.send_goaway(code, last_stream_id=last)
+        try:
+            if code == NO_ERROR:
+                self._conn.send_goaway(code, last_stream_id=last)
+                return
+            self._told = code
+            self._conn.terminate_connection(code, last_stream_id=last)
+        except _GONE:
             return
-        self._told = code
-        self._conn.terminate_connection(code, last_stream_id=last)
         self._tail += self._conn.data_to_send()
         self._dead = True
 
     def notice(self) -> None:
-        if self._server and not self._dead:
-            self.closing = True
-            self._conn.send_goaway(NO_ERROR, last_stream_id=LAST_STREAM)
+        if self._server:
+            self.goaway(NO_ERROR, LAST_STREAM)
 
     def ping(self, payload: bytes = bytes(8)) -> None:
         if not self._dead:
-            self._conn.ping(payload)
+            try:
+                self._conn.ping(payload)
+            except _GONE:
+                pass
 
     def queued(self, stream: int) -> int:
         return self._conn.queued_body_size(stream)
 
     def taken(self, stream: int, n: int) -> None:
         if not self._dead:
-            self._conn.acknowledge_received_data(n, stream)
+            try:
+                self._conn.acknowledge_received_data(n, stream)
+            except _GONE:
+                pass
 
     @property
     def can_open(self) -> bool:
