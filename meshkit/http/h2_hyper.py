@@ -169,7 +169,7 @@ class HyperEngine(BaseEngine):
             self._conn.reset_stream(stream, REFUSED_STREAM)
         elif len(fields) > self._settings.fields_cap:
             raise H2Error(ENHANCE_YOUR_CALM, "h2_header_bomb", "far too many fields")
-        elif not request_ok(fields):
+        elif not request_ok(fields, end):
             self._conn.reset_stream(stream, PROTOCOL_ERROR)
             self._sink.limit("h2_invalid_message")
             self._blame()

@@ -44,12 +44,14 @@ def _specials_ok(special: list[Special]) -> bool:
     return len(lengths) <= 1 and -1 not in lengths and all(v.lower() == b"trailers" for v in te)
 
 
-def request_ok(fields: Sequence[Field]) -> bool:
+def request_ok(fields: Sequence[Field], end: bool) -> bool:
     """Whether a request is well-formed (RFC 9113 section 8.3.1, RFC 8441 section 4)."""
     parts = _split(fields)
     if parts is None or not _REQUEST.issuperset(parts[0]) or not _specials_ok(parts[1]):
         return False
     pseudo, special = parts
+    if end and any(number for code, _, _, number in special if code == CONTENT_LENGTH):
+        return False
     method, path = pseudo.get(b":method", b""), pseudo.get(b":path")
     authority = pseudo.get(b":authority")
     hosts = [value for code, _, value, _ in special if code == HOST]
