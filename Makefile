@@ -11,13 +11,16 @@ BENCH_PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, venv, ensurepip; sys.ex
                   2>/dev/null && echo /usr/bin/python3 || echo $(PYTHON))
 BENCH_PIP     = $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet
 
+# Two test files at a time, each in one process and in its order; -n 0 in ARGS: one after the other.
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo test check bench parts docs clean
 
 demo: $(VENV)/.run
 	@$(BIN)/meshctl demo $(ARGS)
 
 test: $(VENV)/.dev parts check
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .

@@ -24,7 +24,7 @@ class Raw:
     async def answer(self) -> tuple[int, dict[str, Any]]:
         """Status and JSON body of one answer with a Content-Length."""
         data = b""
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             while b"\r\n\r\n" not in data:
                 data += await self._some()
             head, _, body = data.partition(b"\r\n\r\n")
@@ -131,7 +131,7 @@ async def test_expect_continue_is_answered(control: Any) -> None:
     body = b'{"documents": []}'
     head, _, _ = post("/v1/apply", body, b"Expect: 100-continue\r\n").partition(body)
     await raw.send(head)
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         assert (await raw.stream.receive_some()).startswith(b"HTTP/1.1 100")
     await raw.send(body)
     assert (await raw.answer())[0] == 422
@@ -159,7 +159,7 @@ async def test_silent_handshakes_end(control: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(http, "HANDSHAKE_TIMEOUT", 0.1)
     host, port = control.address.split(":")
     tcp = await trio.open_tcp_stream(host, int(port))
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         assert await tcp.receive_some() == b""
     assert control.events("handshake_refused")[0]["reason"] == "handshake_timeout"
 
@@ -180,7 +180,7 @@ async def test_a_reader_that_stops_is_let_go(control: Any, monkeypatch: pytest.M
     monkeypatch.setattr(http, "SEND_TIMEOUT", 0.2)
     raw = await connect(control)
     await raw.send(b"GET /v1/stream HTTP/1.1\r\nHost: x\r\n\r\n")
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         while not control.plane.hub.sessions:
             await trio.sleep(0.01)
         (session,) = control.plane.hub.sessions
@@ -193,7 +193,7 @@ async def test_a_reader_that_stops_is_let_go(control: Any, monkeypatch: pytest.M
 async def test_a_client_that_goes_away_ends_its_stream(control: Any) -> None:
     raw = await connect(control)
     await raw.send(b"GET /v1/stream HTTP/1.1\r\nHost: x\r\n\r\n")
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         while not control.plane.hub.sessions:
             await trio.sleep(0.01)
         await trio.aclose_forcefully(raw.stream)

@@ -102,6 +102,7 @@ def test_once_tells_the_whole_story_and_leaves_nothing(demo: Demo) -> None:
     print(f"{time.monotonic() - began:.1f} s, {len(demo.family)} processes")
     assert demo.process.returncode == 0, demo.text()
     assert "✗" not in demo.text()
+    assert "\x1b" not in demo.text(), "a file gets plain lines"
     assert demo.text().count("✓") == 10, demo.text()
     demo.assert_nothing_left()
 

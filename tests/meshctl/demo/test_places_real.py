@@ -10,8 +10,14 @@ from meshctl.demo.places import MARKER, claim_block, claim_folder, free_port
 from meshctl.errors import Failure
 
 
-def test_a_fresh_folder_is_made_and_locked(tmp_path: Path) -> None:
-    folder = tmp_path / "demo"
+@pytest.fixture
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose path leaves room for Unix sockets in it."""
+    return tmp_path_factory.mktemp("d")
+
+
+def test_a_fresh_folder_is_made_and_locked(short: Path) -> None:
+    folder = short / "demo"
     held = claim_folder(folder)
     try:
         with pytest.raises(Failure, match="another demo runs"):
@@ -21,14 +27,14 @@ def test_a_fresh_folder_is_made_and_locked(tmp_path: Path) -> None:
     os.close(claim_folder(folder))
 
 
-def test_an_earlier_demos_folder_is_emptied(tmp_path: Path) -> None:
-    os.close(claim_folder(tmp_path / "demo"))
-    (tmp_path / "demo" / "a").mkdir()
-    (tmp_path / "demo" / "a" / "token").write_text("x")
-    (tmp_path / "demo" / "link").symlink_to(tmp_path)
-    os.close(claim_folder(tmp_path / "demo"))
-    assert [p.name for p in (tmp_path / "demo").iterdir()] == [MARKER]
-    assert tmp_path.exists()
+def test_an_earlier_demos_folder_is_emptied(short: Path) -> None:
+    os.close(claim_folder(short / "demo"))
+    (short / "demo" / "a").mkdir()
+    (short / "demo" / "a" / "token").write_text("x")
+    (short / "demo" / "link").symlink_to(short)
+    os.close(claim_folder(short / "demo"))
+    assert [p.name for p in (short / "demo").iterdir()] == [MARKER]
+    assert short.exists()
 
 
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:

@@ -193,9 +193,13 @@ def get(address: str, port: int, target: str, **headers: str) -> tuple[int, str]
 
 
 class Rig:
-    """A control plane and its hosts.  ``leaf`` is the life of certificates."""
+    """A control plane and its hosts.  ``leaf`` is the life of certificates.
 
-    def __init__(self, folder: Path, leaf: str = "24h", address: str = "127.0.0.1") -> None:
+    Between choosing the port of ``address`` and serving there passes a second, in which
+    no connection of another test may take it: these come from 127.0.0.1.
+    """
+
+    def __init__(self, folder: Path, leaf: str = "24h", address: str = "127.0.0.20") -> None:
         self.folder = folder
         self.control = f"{address}:{free_port(address)}"
         self.leaf = leaf

@@ -236,29 +236,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_certificates_are_renewed_while_requests_flow(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, leaf="60s")
-    try:
-        host, port = start_host(rig, rig.application("web"))
-        first = host.admin("/config/certs")["certs"]
-        load = Load(host, port)
-        renewed = until(
-            lambda: {c["serial"] for c in host.admin("/config/certs")["certs"]}.isdisjoint(
-                c["serial"] for c in first
-            ),
-            "both certificates renewed",
-            40.0,
-        )
-        time.sleep(0.5)
-        load.stop()
-        assert renewed
-        assert load.bad == []
-        lives = [c["notAfter"] - time.time() for c in host.admin("/config/certs")["certs"]]
-        assert min(lives) > 30
-    finally:
-        rig.close()
-
-
 def test_plaintext_port_is_served_beside_mtls(rig: Rig) -> None:
     _, port = start_host(rig, rig.application("web"))
     assert get(ADDRESS, port, "/")[0] == 200

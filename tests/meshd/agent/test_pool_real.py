@@ -67,7 +67,7 @@ def ready(pool: Pool, revision: str) -> Callable[[], bool]:
 
 async def ask(port: int) -> str:
     """``<index> <pid>`` of the worker that accepted."""
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
             return (await stream.receive_some(100)).decode().strip()

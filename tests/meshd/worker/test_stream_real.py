@@ -637,7 +637,7 @@ def test_one_greedy_stream_leaves_others_their_turn(loop):
         assert stream.bytes_in / turns <= 262_144
         return loop.take_lag()
 
-    assert _run(loop, body) < 0.1
+    assert _run(loop, body) < 1.0
 
 
 def _flood(sock: socket.socket) -> None:
