@@ -55,7 +55,7 @@ def test_http2_to_either(hosts: Hosts, protocol: str) -> None:
 
 
 def test_http1_to_http2(app2: Hosts) -> None:
-    head, body = app2.request(get("/x", headers="X-Two: 2\r\nConnection: keep-alive, x-hop\r\n"))
+    head, _ = app2.request(get("/x", headers="X-Two: 2\r\nConnection: keep-alive, x-hop\r\n"))
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"transfer-encoding: chunked" in head
     with app2.connect() as conn:
