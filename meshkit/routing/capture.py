@@ -17,12 +17,10 @@ from ipaddress import ip_address, ip_network
 
 from meshkit.model.problems import NOWHERE, Problem, Severity
 from meshkit.routing.addresses import address_key
-from meshkit.routing.names import HTTP_PROTOCOLS, TLS_PROTOCOLS
+from meshkit.routing.names import AUTO, HTTP_PROTOCOLS, TLS_PROTOCOLS
 from meshkit.routing.services import Service
 from meshkit.snapshot.types import AddressTable
 
-Key = tuple[str, int]
-"""(address, network or ``*``, port)"""
 Claim = tuple[str, int, str]
 """(host, service port, protocol)"""
 
@@ -31,36 +29,45 @@ BY_NAME = ""
 
 
 def address_table(services: Iterable[Service]) -> tuple[AddressTable, tuple[Problem, ...]]:
-    """The table, and the addresses that could not be given to anybody."""
-    claims: dict[Key, set[Claim]] = {}
+    """The table, and the addresses that could not be given to anybody.
+
+    It is made anew whenever one endpoint moves, out of tens of thousands: an address
+    of one service alone, as nearly all are, costs one look-up.
+    """
+    sole: dict[str, Claim] = {}
+    shared: dict[str, set[Claim]] = {}
     for service in services:
         for key, claim in _claims(service):
-            claims.setdefault(key, set()).add(claim)
-    entries, networks, problems = {}, [], []
-    for (address, port), rivals in sorted(claims.items()):
-        target = _winner(address, sorted(rivals))
-        if target is None:
-            problems.append(_ambiguous(address, port, rivals))
-        elif "/" in address:
-            networks.append((address, port, *target))
+            first = sole.setdefault(key, claim)
+            if first is not claim and first != claim:
+                shared.setdefault(key, {first}).add(claim)
+    entries = {key: (host, port) for key, (host, port, _) in sole.items()}
+    problems = []
+    for key in sorted(shared.keys() | {key for key in sole if key.startswith("*")}):
+        rivals = shared.get(key) or {sole[key]}
+        target = _winner(sorted(rivals), any_address=key.startswith("*"))
+        if target is not None:
+            entries[key] = target
         else:
-            entries[address_key(address, port)] = target
-    networks.sort(key=lambda row: -ip_network(row[0]).prefixlen)
-    return AddressTable(entries, tuple(networks)), tuple(problems)
+            del entries[key]
+            problems.append(_ambiguous(key, rivals))
+    networks = [(key, *entries.pop(key)) for key in list(entries) if "/" in key]
+    return AddressTable(entries, _longest_first(networks)), tuple(problems)
 
 
-def _claims(service: Service) -> Iterator[tuple[Key, Claim]]:
+def _claims(service: Service) -> Iterator[tuple[str, Claim]]:
+    """``address:port``, ``network:port`` or ``*:port`` → for whom."""
     for port in service.ports:
         claim = (service.host, port.port, port.protocol)
         for address in service.addresses:
             if address != "*" or _by_number(port.protocol):
-                yield (address, port.port), claim
+                yield address_key(address, port.port), claim
         for backend in service.backends.get(port.port, ()):
-            yield (_canonical(backend.address), backend.port), claim
+            yield address_key(_canonical(backend.address), backend.port), claim
 
 
 def _by_number(protocol: str) -> bool:
-    return protocol not in HTTP_PROTOCOLS and protocol != "AUTO"
+    return protocol not in HTTP_PROTOCOLS and protocol != AUTO
 
 
 def _canonical(address: str) -> str:
@@ -68,19 +75,28 @@ def _canonical(address: str) -> str:
     return str(ip_address(address)) if ":" in address else address
 
 
-def _winner(address: str, rivals: list[Claim]) -> tuple[str, int] | None:
+def _winner(rivals: list[Claim], *, any_address: bool) -> tuple[str, int] | None:
     """Of one address: its only service, or what later tells several apart."""
     protocols = {protocol for _, _, protocol in rivals}
     ports = {port for _, port, _ in rivals}
-    if protocols <= TLS_PROTOCOLS and len(ports) == 1 and (address == "*" or len(rivals) > 1):
+    if protocols <= TLS_PROTOCOLS and len(ports) == 1 and (any_address or len(rivals) > 1):
         return BY_NAME, rivals[0][1]
     if len(rivals) == 1 or protocols <= HTTP_PROTOCOLS:
         return rivals[0][:2]
     return None
 
 
-def _ambiguous(address: str, port: int, rivals: Iterable[Claim]) -> Problem:
-    where = f"port {port} of any address" if address == "*" else address_key(address, port)
+def _longest_first(rows: Iterable[tuple[str, str, int]]) -> tuple[tuple[str, int, str, int], ...]:
+    """(network, port, host, service port), as `addresses.find` tries them."""
+    apart = []
+    for key, host, service_port in rows:
+        network, _, port = key.rpartition(":")
+        apart.append((network.strip("[]"), int(port), host, service_port))
+    return tuple(sorted(apart, key=lambda row: (-ip_network(row[0]).prefixlen, row)))
+
+
+def _ambiguous(key: str, rivals: Iterable[Claim]) -> Problem:
+    where = f"port {key[2:]} of any address" if key.startswith("*") else key
     hosts = " and ".join(sorted({host for host, _, _ in rivals}))
     return Problem(
         NOWHERE,

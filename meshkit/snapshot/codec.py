@@ -108,6 +108,8 @@ def _encoder(kind: Any) -> Convert:
         return _optional(_encoder(_only(args)))
     if origin is tuple and args[-1] is Ellipsis:
         return _list_of(_encoder(args[0]))
+    if origin is tuple and float not in args and _SCALARS.keys() >= {*args}:
+        return _same
     if origin is tuple:
         return _fixed(tuple(map(_encoder, args)), list)
     if origin is Mapping:
@@ -155,6 +157,8 @@ def _decoder(kind: Any) -> Convert:
         return _optional(_decoder(_only(args)))
     if origin is tuple and args[-1] is Ellipsis:
         return _tuple_of(_decoder(args[0]))
+    if origin is tuple and _SCALARS.keys() >= {*args}:
+        return _row(args)
     if origin is tuple:
         return _fixed(tuple(map(_decoder, args)), tuple)
     if origin is Mapping:
@@ -264,6 +268,17 @@ def _tuple_of(inner: Convert) -> Convert:
     return convert
 
 
+def _row(kinds: tuple[Any, ...]) -> Convert:
+    """A fixed tuple of scalars in one comparison: an address table has tens of thousands."""
+
+    def convert(value: Any) -> Any:
+        if value.__class__ is not list or tuple(map(type, value)) != kinds:
+            raise CodecError(f"expected {', '.join(k.__name__ for k in kinds)}, got {value!r:.60}")
+        return tuple(value)
+
+    return convert
+
+
 # -- shared by both directions ------------------------------------------------
 
 
@@ -278,6 +293,8 @@ def _optional(inner: Convert) -> Convert:
 
 
 def _dict_of(key: Convert, inner: Convert) -> Convert:
+    if key is inner is _same:
+        return dict
     return lambda value: {key(name): inner(held) for name, held in value.items()}
 
 

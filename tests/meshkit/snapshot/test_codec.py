@@ -156,3 +156,9 @@ def test_any_endpoint_comes_back(
 ) -> None:
     endpoint = types.Endpoint(address, port, weight=weight, labels=labels)
     assert decode(types.Endpoint, encode(endpoint)) == endpoint
+
+
+@pytest.mark.parametrize("row", ['["db"]', '["db",true]', '["db",1.0]', '[1,"db"]', '"db"', "{}"])
+def test_a_row_of_an_address_table_is_what_it_says(row: str) -> None:
+    with pytest.raises(CodecError, match="expected str, int"):
+        decode(types.AddressTable, b'{"entries":{"10.0.0.1:1":%s}}' % row.encode())
