@@ -136,15 +136,19 @@ _reset = st.builds(wire.reset, _stream, st.sampled_from([0, 8]))
 _frames = st.lists(st.one_of(_head, _data, _other, _reset), max_size=8)
 
 
+def is_fault(word: str) -> bool:
+    return word.split()[0] in ("limit", "broken", "error")
+
+
 def until_first_fault(calls: list[str]) -> list[str]:
     """What was told before anything broke: after it, the engines end at different points."""
     for i, word in enumerate(calls):
-        if word.split()[0] in ("limit", "broken", "error"):
+        if is_fault(word):
             return calls[:i]
     return calls
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(_frames)
 def test_both_engines_tell_the_same_until_something_is_wrong(frames: list[bytes]) -> None:
     """And what one takes for valid to its end, the other does, too."""
@@ -162,10 +166,13 @@ def test_both_engines_tell_the_same_until_something_is_wrong(frames: list[bytes]
 def test_however_the_bytes_are_cut_the_sink_is_told_the_same(
     frames: list[bytes], name: str, step: int
 ) -> None:
-    """But where the connection ends: nghttp2 forgets what it was to reset then."""
+    """Up to the first fault: nghttp2 resets as it writes, so what follows a fault in the
+    same read meets a stream that still is."""
     data = b"".join(f for f in frames if f[3] != wire.RST_STREAM)
     cut, whole = play(name, data, step), play(name, data, len(data) or 1)
-    if whole and whole[-1].startswith("error"):
-        assert until_first_fault(cut) == until_first_fault(whole) and cut[-1] == whole[-1]
-    else:
+    good = until_first_fault(cut)
+    if good == cut:
         assert cut == whole
+    else:
+        assert until_first_fault(whole) != whole
+        assert [w for w in whole if not is_fault(w)][: len(good)] == good
