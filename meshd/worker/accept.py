@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from meshd.worker.admission import source_of
-from meshd.worker.credentials import HTTP_ALPN, NoCredentials
+from meshd.worker.credentials import HTTP_ALPN, TCP_ALPN, NoCredentials
 from meshd.worker.downstream import Downstream
 from meshd.worker.entry import (
     EdgeEntry,
@@ -24,30 +24,22 @@ from meshd.worker.entry import (
 )
 from meshd.worker.h2_server import H2Downstream
 from meshd.worker.loop import DeadlineExceeded
+from meshd.worker.original import original_destination
+from meshd.worker.peek import NotServed, hello_of
 from meshd.worker.sockdiag import peer_uid
 from meshd.worker.stream import Stream, start_tls
+from meshd.worker.tcp import TCPConnection
+from meshd.worker.tcp_accept import Served, by_declaration, through_edge, to_application, to_service
 from meshd.worker.upstream import tls_reason
-from meshkit.identity.clienthello import ClientHello, ClientHelloError, parse_client_hello
+from meshkit.routing.addresses import find as find_address
+from meshkit.routing.names import is_http
 from meshkit.snapshot.sni import ANY_INSTANCE, parse_mesh_sni, sni_label
-from meshkit.snapshot.types import ListenerSpec, Workload, WorkloadPort
+from meshkit.snapshot.types import EdgeServer, ListenerSpec, Workload, WorkloadPort
 
 if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
 
-PEEK_BYTES = 16_384
-"""A ClientHello is at most one or a few records; more is no client of ours."""
-
 Address = tuple[str, int]
-
-
-class NotServed(Exception):
-    """Close this connection; `reason` is the counter's label, `detail` for the log."""
-
-    def __init__(self, reason: str, detail: str = "", reset: bool = False) -> None:
-        super().__init__(detail or reason)
-        self.reason = reason
-        self.detail = detail
-        self.reset = reset
 
 
 def text(address: tuple[object, ...]) -> str:
@@ -69,7 +61,7 @@ async def serve(ctx: WorkerContext, spec: ListenerSpec, sock: socket.socket, sou
             local, remote = sock.getsockname(), sock.getpeername()
             fiber.expires = ctx.loop.now + ctx.limits_for(spec).tls_handshake
             ctx.loop.arm(fiber)
-            entry = await _KINDS[spec.kind](ctx, spec, stream, local, remote)
+            served = await _KINDS[spec.kind](ctx, spec, stream, local, remote)
             fiber.expires = 0.0
         except OverLimit as error:
             ctx.limit(str(error))
@@ -86,7 +78,10 @@ async def serve(ctx: WorkerContext, spec: ListenerSpec, sock: socket.socket, sou
             return
         except OSError:
             return  # gone before it said anything
-        await _converse(ctx, stream, entry)
+        if isinstance(served, TCPConnection):
+            await served.run()
+        else:
+            await _converse(ctx, stream, served)
     finally:
         ctx.admission.leave(spec, source)
         if stream is None:
@@ -119,29 +114,6 @@ def _begin_tls(ctx: WorkerContext, spec: ListenerSpec, stream: Stream, remote: A
         raise OverLimit(hit)
 
 
-async def _hello(stream: Stream) -> ClientHello:
-    """The ClientHello, left in the socket for OpenSSL.  Raises NotServed."""
-    while True:
-        data = b""
-        try:
-            data = stream.sock.recv(PEEK_BYTES, socket.MSG_PEEK)
-            if not data:
-                raise NotServed("no_client_hello", "closed before a ClientHello")
-            hello = parse_client_hello(data)
-        except BlockingIOError:
-            hello = None
-        except ClientHelloError as error:
-            raise NotServed("bad_client_hello", str(error)) from error
-        if hello is not None:
-            return hello
-        if len(data) >= PEEK_BYTES:
-            raise NotServed("bad_client_hello", "ClientHello larger than 16 KiB")
-        if stream.hup:
-            raise NotServed("no_client_hello", "closed within its ClientHello")
-        stream.readable = False  # what is there was seen; more comes with a new edge
-        await stream.wait_readable()
-
-
 async def _handshake(ctx: WorkerContext, stream: Stream, context: ssl.SSLContext) -> None:
     stream.readable = True  # the ClientHello is still in the socket
     try:
@@ -156,17 +128,16 @@ async def _handshake(ctx: WorkerContext, stream: Stream, context: ssl.SSLContext
 
 async def _mesh(
     ctx: WorkerContext, spec: ListenerSpec, stream: Stream, local: Address, remote: Address
-) -> Entry:
+) -> Served:
     """mTLS from another host: SNI names the service port, the certificate the caller."""
     _begin_tls(ctx, spec, stream, remote)
-    hello = await _hello(stream)
+    hello = await hello_of(stream)
     if hello.sni is None:
         raise NotServed("no_sni", "the client names no service")
     workload, port = _by_sni(ctx, hello.sni)
-    if not set(hello.alpn) & set(HTTP_ALPN):
-        raise NotServed("no_common_alpn", f"client offers {', '.join(hello.alpn) or 'no ALPN'}")
+    tcp = _is_tcp(port, hello.alpn)
     try:
-        context = ctx.credentials.mesh_server(workload.identity)
+        context = ctx.credentials.mesh_server(workload.identity, tcp)
     except NoCredentials as error:
         raise NotServed("no_credentials", str(error)) from error
     await _handshake(ctx, stream, context)
@@ -176,7 +147,22 @@ async def _mesh(
     if reason:
         raise NotServed(reason, verdict.detail or verdict.identity)
     ctx.remember_tls(stream, chain)
-    return ctx.inbound(workload, port, text(local), text(remote), verdict.identity, hello.sni)
+    entry = ctx.inbound(workload, port, text(local), text(remote), verdict.identity, hello.sni)
+    return await to_application(ctx, stream, entry, workload, port) if tcp else entry
+
+
+def _is_tcp(port: WorkloadPort, offered: tuple[str, ...]) -> bool:
+    """Whether bytes will come, and not HTTP: a port takes what it is declared to speak.
+
+    An AUTO port takes both, and the client knows which it has.
+    """
+    http, tcp = set(offered) & set(HTTP_ALPN), set(offered) & set(TCP_ALPN)
+    if http and (is_http(port.protocol) or port.protocol == "AUTO"):
+        return False
+    if tcp and not is_http(port.protocol):
+        return True
+    detail = f"port {port.port} is {port.protocol}, the client offers "
+    raise NotServed("no_common_alpn", detail + (", ".join(offered) or "no ALPN"))
 
 
 def _by_sni(ctx: WorkerContext, sni: str) -> tuple[Workload, WorkloadPort]:
@@ -196,7 +182,7 @@ def _by_sni(ctx: WorkerContext, sni: str) -> tuple[Workload, WorkloadPort]:
 
 async def _plain(
     ctx: WorkerContext, spec: ListenerSpec, stream: Stream, local: Address, remote: Address
-) -> Entry:
+) -> Served:
     """Plaintext on the service's own port: allowed under PERMISSIVE and DISABLE."""
     for workload in ctx.config.workloads:
         if f"{workload.namespace}/{workload.service}" != spec.service:
@@ -208,7 +194,10 @@ async def _plain(
                         "plaintext_under_strict", f"{spec.service} from {text(remote)}", reset=True
                     )
                 ctx.bump("plaintext_connections", service=spec.service)
-                return ctx.inbound(workload, port, text(local), text(remote), "", "")
+                entry = ctx.inbound(workload, port, text(local), text(remote), "", "")
+                if await by_declaration(ctx, stream, spec.protocol) == "HTTP":
+                    return entry
+                return await to_application(ctx, stream, entry, workload, port)
     raise NotServed("no_workload", spec.service, reset=True)
 
 
@@ -229,17 +218,62 @@ async def _proxy(
 
 async def _local(
     ctx: WorkerContext, spec: ListenerSpec, stream: Stream, local: Address, remote: Address
-) -> Entry:
+) -> Served:
     """An explicit port of one service: only that service's owner may use it."""
     uid = _caller_uid(stream, local, remote)
     for workload in ctx.config.workloads:
         if workload.id == spec.owner and spec.upstream is not None:
             if workload.uid == uid:
-                return LocalEntry(
-                    ctx, ctx.limits, text(local), text(remote), ctx.caller(workload), spec.upstream
+                caller = ctx.caller(workload)
+                entry = LocalEntry(
+                    ctx, ctx.limits, text(local), text(remote), caller, spec.upstream
                 )
+                return await to_service(ctx, stream, entry, spec.upstream, spec.protocol)
             return _stranger(ctx, spec, local, remote, f"uid {uid} does not own {spec.owner}")
     raise NotServed("no_workload", spec.owner, reset=True)
+
+
+async def _capture(
+    ctx: WorkerContext, spec: ListenerSpec, stream: Stream, local: Address, remote: Address
+) -> Served:
+    """A redirected connection of one workload: where it meant to go names the service."""
+    original = original_destination(stream.sock)
+    where = text(original)
+    if _is_ours(ctx, original):
+        raise NotServed("loop", f"{where} is a port of this meshd", reset=True)
+    workload = next((w for w in ctx.config.workloads if w.id == spec.owner), None)
+    if workload is None:
+        raise NotServed("no_workload", spec.owner, reset=True)
+    uid = _caller_uid(stream, original, remote)
+    if workload.uid != uid:
+        detail = f"uid {uid} does not own {spec.owner}, to {where}"
+        raise NotServed("caller_unknown", detail, reset=True)
+    found = find_address(ctx.live.addresses(workload.namespace), *original)
+    if found is None:
+        raise NotServed("unknown_destination", f"{spec.owner} to {where}", reset=True)
+    entry = LocalEntry(ctx, ctx.limits, where, text(remote), ctx.caller(workload), found)
+    protocol = ctx.declared(workload.namespace, *found)
+    return await to_service(ctx, stream, entry, found, protocol, original)
+
+
+def _is_ours(ctx: WorkerContext, address: Address) -> bool:
+    """Whether we would connect to ourselves: one of our own ports, on an address of this host."""
+    host, port = address
+    for spec in ctx.specs():
+        if spec.port == port and spec.address in (host, "0.0.0.0", "::"):
+            return spec.address == host or _is_local(host)
+    return False
+
+
+def _is_local(host: str) -> bool:
+    """Only addresses of this host can be bound to."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _caller_uid(stream: Stream, local: Address, remote: Address) -> int | None:
@@ -262,6 +296,8 @@ def _stranger(
     ctx: WorkerContext, spec: ListenerSpec, local: Address, remote: Address, detail: str
 ) -> Entry:
     """HTTP clients deserve an HTTP answer: each request gets 403 and the reason."""
+    if spec.protocol != "HTTP":
+        raise NotServed("caller_unknown", detail, reset=True)
     ctx.refused("caller_unknown", detail=detail, listener=spec.id)
     return StrangerEntry(ctx, ctx.limits, text(local), text(remote))
 
@@ -274,30 +310,45 @@ class StrangerEntry(Entry):
 
 async def _edge(
     ctx: WorkerContext, spec: ListenerSpec, stream: Stream, local: Address, remote: Address
-) -> Entry:
+) -> Served:
     """A gateway's port: the server by SNI where it is TLS, by Host where it is not."""
     servers = ctx.edge_servers(spec.id)
-    chosen = None
-    if any(s.certificate for s in servers):
+    with_tls = tuple(s for s in servers if s.certificate or s.passthrough)
+    chosen, sni = None, None
+    if with_tls:
         _begin_tls(ctx, spec, stream, remote)
-        hello = await _hello(stream)
-        chosen = pick_server(tuple(s for s in servers if s.certificate), (hello.sni or "").lower())
+        sni = (await hello_of(stream)).sni
+        chosen = pick_server(with_tls, sni or "")
         if chosen is None:
-            raise NotServed("unknown_sni", hello.sni or "no SNI")
-        try:
-            context = ctx.credentials.edge_server(chosen.certificate, chosen.min_protocol_version)
-        except NoCredentials as error:
-            raise NotServed("no_credentials", str(error)) from error
-        await _handshake(ctx, stream, context)
+            raise NotServed("unknown_sni", sni or "no SNI")
+        if not chosen.passthrough:
+            await _handshake(ctx, stream, _edge_context(ctx, chosen))
+        ctx.admission.handshaken(stream)
+    elif spec.protocol == "TCP" and servers:
+        chosen = servers[0]
     limits = ctx.limits_for(spec)
-    return EdgeEntry(ctx, limits, text(local), text(remote), ctx.edge_caller(), spec.id, chosen)
+    where = text(local), text(remote)
+    entry = EdgeEntry(ctx, limits, *where, ctx.edge_caller(), spec.id, chosen)
+    if chosen is not None and (chosen.passthrough or chosen.protocol == "TCP"):
+        return through_edge(ctx, stream, entry, chosen, sni)
+    return entry
 
 
-_Kind = Callable[["WorkerContext", ListenerSpec, Stream, Address, Address], Awaitable[Entry]]
+def _edge_context(ctx: WorkerContext, server: EdgeServer) -> ssl.SSLContext:
+    tcp = server.protocol == "TCP"
+    try:
+        version = server.min_protocol_version
+        return ctx.credentials.edge_server(server.certificate, version, tcp)
+    except NoCredentials as error:
+        raise NotServed("no_credentials", str(error)) from error
+
+
+_Kind = Callable[["WorkerContext", ListenerSpec, Stream, Address, Address], Awaitable[Served]]
 _KINDS: dict[str, _Kind] = {
     "mesh": _mesh,
     "plain": _plain,
     "proxy": _proxy,
     "local": _local,
     "edge": _edge,
+    "capture": _capture,
 }

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from meshd.worker.h2_server import H2Downstream
     from meshd.worker.loop import Fiber, Loop
     from meshd.worker.stream import Stream
+    from meshd.worker.tcp import TCPConnection
 
 INBOUND_RETRY = RetryPolicy(attempts=2, retry_on=("reset-before-request",))
 """Istio's inbound default: only where the application provably did nothing."""
@@ -80,6 +81,8 @@ class WorkerContext:
         self.draining = False
         self.idle: set[Downstream | H2Downstream] = set()
         """Connections between two requests: a drain ends them at once."""
+        self.tcp: set[TCPConnection] = set()
+        """TCP connections that are served."""
         self._refused_logged = 0
         self._specs: dict[str, ListenerSpec] = {}
         self._pools: WeakValueDictionary[PoolKey, Dialer] = WeakValueDictionary()
@@ -110,6 +113,8 @@ class WorkerContext:
         self.limits = _limits(MESHD, config.limits)
         self.edge_limits = _limits(GATEWAY, config.limits)
         self.listeners.refresh()
+        for connection in list(self.tcp):
+            connection.look_again()
 
     def specs(self) -> Iterable[ListenerSpec]:
         return self._specs.values()
@@ -203,6 +208,17 @@ class WorkerContext:
         action = Action(route, [Choice(route, destination, cluster)], spec, self)
         action.local = facts_of(workload), workload.identity
         return action
+
+    def declared(self, scope: str, host: str, port: int) -> str:
+        """What a listener for this service port would accept: HTTP, TCP, TLS or AUTO."""
+        table = self.live.scopes.get(scope)
+        known = None if table is None else table.find(host)
+        if known is None:
+            return "TCP"
+        if known.tcp.has(port):
+            tls = "TLS" if known.tcp.by_name(port) else "TCP"
+            return "AUTO" if known.has(port) else tls
+        return "HTTP"
 
     def pool(
         self,

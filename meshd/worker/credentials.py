@@ -19,9 +19,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from meshkit.identity.judge import Judge
+from meshkit.snapshot.preface import ALPN_TCP, ALPN_TCP_RAW
 
 HTTP_ALPN = ["h2", "http/1.1"]
 """What every HTTP listener takes, in our order; a client of ours offers the one it will speak."""
+TCP_ALPN = [ALPN_TCP, ALPN_TCP_RAW]
+"""What a TCP port takes, and what a client offers it: the second is for foreign peers."""
 
 
 class NoCredentials(Exception):
@@ -61,24 +64,32 @@ class Credentials:
         for entry in self._entries.values():
             entry.contexts.clear()
 
-    def mesh_server(self, identity: str) -> ssl.SSLContext:
-        """TLS 1.3, client certificate required: the mesh port."""
-        return self._context(identity, "server", self._mesh_server)
+    def mesh_server(self, identity: str, tcp: bool = False) -> ssl.SSLContext:
+        """TLS 1.3, client certificate required: the mesh port, for a port of that kind."""
+        alpn = TCP_ALPN if tcp else HTTP_ALPN
+        return self._context(identity, f"server {alpn[0]}", lambda: self._mesh_server(alpn))
 
     def mesh_client(self, identity: str, alpn: str = "http/1.1") -> ssl.SSLContext:
         """For connections that will speak one protocol, named as ALPN does."""
         return self._context(identity, alpn, lambda: self._mesh_client(alpn))
 
-    def edge_server(self, certificate: str, min_version: str) -> ssl.SSLContext:
-        """A gateway's HTTPS server: no client certificate, the given least version."""
+    def edge_server(self, certificate: str, min_version: str, tcp: bool = False) -> ssl.SSLContext:
+        """A gateway's TLS server: no client certificate, the given least version.
+
+        ``tcp``: what comes after TLS is not ours to know, so no ALPN is chosen; and
+        clients that end without a close_notify, as many do, have ended.
+        """
 
         def make() -> ssl.SSLContext:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = ssl.TLSVersion[min_version.replace("TLSV", "TLSv")]
-            context.set_alpn_protocols(HTTP_ALPN)
+            if tcp:
+                context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+            else:
+                context.set_alpn_protocols(HTTP_ALPN)
             return context
 
-        return self._context(certificate, min_version, make)
+        return self._context(certificate, f"{min_version} {tcp}", make)
 
     def _context(self, name: str, use: str, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         entry = self._entries.get(name)
@@ -92,15 +103,15 @@ class Credentials:
             entry.contexts[use] = context
         return context
 
-    def _mesh_server(self) -> ssl.SSLContext:
+    def _mesh_server(self, alpn: list[str]) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.num_tickets = 0  # no resumption between hosts; two tickets cost 300 µs a pair
-        return self._mesh(context, HTTP_ALPN)
+        return self._mesh(context, alpn)
 
     def _mesh_client(self, alpn: str) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False  # SPIFFE ids, judged after the handshake, name the peer
-        return self._mesh(context, [alpn])
+        return self._mesh(context, TCP_ALPN if alpn == ALPN_TCP else [alpn])
 
     def _mesh(self, context: ssl.SSLContext, alpn: list[str]) -> ssl.SSLContext:
         if not self._cadata:

@@ -106,6 +106,10 @@ class Entry:
         """The route of a request; raises Unroutable."""
         raise Unroutable(self.refusal)
 
+    def forbidden(self) -> str:
+        """Why a connection that is open is not allowed any more; "" = it still is."""
+        return ""
+
 
 def refusing(entry: Entry, reason: str) -> Entry:
     """The same entry, but every request is answered with this key of REPLIES."""
@@ -160,10 +164,16 @@ class InboundEntry(Entry):
         now = self.ctx.inbound_port(*self._place)
         if now is None:
             return
-        if now[1].mode == "STRICT" and not self.principal:
-            self.ctx.refused("plaintext_under_strict", detail=f"{now[0].id} from {self.remote}")
-            raise HTTPError(403, "plaintext_under_strict", "this port takes mutual TLS only")
+        reason = self.forbidden()
+        if reason:
+            self.ctx.refused(reason, detail=f"{now[0].id} from {self.remote}")
+            raise HTTPError(403, reason, "this port takes mutual TLS only")
         self._action = self.ctx.inbound_action(*now)
+
+    def forbidden(self) -> str:
+        now = self.ctx.inbound_port(*self._place)
+        strict = now is not None and now[1].mode == "STRICT"
+        return "plaintext_under_strict" if strict and not self.principal else ""
 
 
 class OutboundEntry(Entry):

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from meshkit.names import qualify
 from meshkit.snapshot.codec import decode
 from meshkit.snapshot.diff import apply, hashes, update_of
-from meshkit.snapshot.types import HostConfig, OutboundHost
+from meshkit.snapshot.types import ADDRESSES, AddressTable, HostConfig, OutboundHost
 
 V = TypeVar("V")
 
@@ -72,6 +72,8 @@ class Scope(Generic[V]):
         self.authorities[authority] = (host, port, only)
 
     def _key(self, host: str) -> str | None:
+        if host.startswith("|"):
+            return None  # ADDRESSES, which no client may name
         for name in self._spellings(host):
             if name in self.hosts:
                 return name
@@ -120,6 +122,7 @@ class Live(Generic[V]):
         self._built: dict[tuple[str, str], V] = {}
         self._build = build
         self._pending: _Pending | None = None
+        self._tables: dict[str, AddressTable] = {}
 
     def propose(self, header: Mapping[str, Any]) -> list[str]:
         """Begin a switch to a `map` message's state; returns the hashes to send."""
@@ -169,8 +172,18 @@ class Live(Generic[V]):
     def _forget(self) -> None:
         live = {(name, h) for name, hosts in self._maps.items() for h in hosts.values()}
         self._built = {key: value for key, value in self._built.items() if key in live}
+        self._tables.clear()
         hashes = {h for _, h in live} | {self._host}
         self.blobs = {h: body for h, body in self.blobs.items() if h in hashes}
+
+    def addresses(self, scope: str) -> AddressTable:
+        """The services of a scope by address, for captured connections; decoded at first use."""
+        digest = self._maps.get(scope, {}).get(ADDRESSES, "")
+        known = self._tables.get(digest)
+        if known is None:
+            known = decode(AddressTable, self.blobs[digest]) if digest else AddressTable({})
+            self._tables[digest] = known
+        return known
 
     def _loader(self, scope: str) -> Callable[[str, str], V]:
         def load(_host: str, digest: str) -> V:

@@ -171,8 +171,8 @@ class Pump:
     """
 
     __slots__ = (
-        *("_down_way", "_fiber", "_from_down", "_from_up", "_loop", "_moved", "_still", "_up_way"),
-        *("down", "flags", "idle", "up", "why"),
+        *("_down_way", "_fiber", "_from_down", "_from_up", "_loop", "_moved", "_orderly", "_still"),
+        *("_up_way", "down", "flags", "idle", "up", "why"),
     )
 
     def __init__(
@@ -195,6 +195,7 @@ class Pump:
         self._from_up = down.bytes_out
         self._fiber = loop.current
         self._moved = self._still = 0
+        self._orderly = False
         self.flags = ""
         self.why = ""
 
@@ -220,7 +221,7 @@ class Pump:
         try:
             await self._until_ended()
             self._release()
-            if self.flags == "-":
+            if self._orderly:
                 down.close()
                 up.close()
             else:
@@ -268,7 +269,7 @@ class Pump:
         """Whether it has ended; then also how."""
         ways = (self._up_way, self._down_way)
         if all(way.state == DONE for way in ways):
-            self.flags = "-"
+            self.flags, self._orderly = "-", True
             return True
         for way in ways:
             way.look_at_source()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from meshd.worker.h1_upstream import H1Pool
 from meshd.worker.h2_client import H2Pool
 from meshd.worker.record import Series
+from meshd.worker.tcp_routes import TCPDialer, TCPTable
 from meshkit.balance.pick import Balancer, make_balancer
 from meshkit.balance.weighted import Weighted
 from meshkit.model.resources import HeaderOperations
@@ -60,6 +61,12 @@ class Target:
             pool = self._ctx.pool(key, self.address, self.port, self.sni, self.accounts, kind)
             self._pools[identity] = pool
         return pool
+
+    def dialer(self, identity: str) -> TCPDialer:
+        """For TCP, whose connections are never pooled."""
+        key = identity if self.sni else ""
+        where = self.address, self.port, self.sni, self.accounts
+        return self._ctx.pool(key, *where, TCPDialer)
 
 
 class Cluster:
@@ -140,6 +147,7 @@ class VirtualHost:
     def __init__(self, ctx: WorkerContext, spec: types.OutboundHost) -> None:
         self.spec = spec
         self._clusters = {name: Cluster(ctx, c) for name, c in spec.clusters.items()}
+        self.tcp = TCPTable(spec, self._clusters)
         self._actions: dict[int, Action] = {}
         self._tables = {port: compile_routes(routes) for port, routes in spec.ports.items()}
         for routes in spec.ports.values():
@@ -151,6 +159,10 @@ class VirtualHost:
 
     def ports(self) -> Sequence[int]:
         return list(self._tables)
+
+    def has(self, port: int) -> bool:
+        """Whether a port carries HTTP."""
+        return bool(self._tables.get(port) or self._tables.get(0))
 
     def only(self, port: int) -> Action | None:
         """The action of every request to a port, if its first route takes all."""

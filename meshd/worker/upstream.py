@@ -124,6 +124,10 @@ class Dialer:
         self.open_count -= 1
         self._ctx.forget_tls(stream)
 
+    def speaks(self, agreed: str | None) -> bool:
+        """Whether what ALPN agreed on is what this pool is for."""
+        return agreed == self.alpn or self.alpn == "http/1.1"
+
     def _where(self) -> str:
         return f"{self.address}:{self.port}"
 
@@ -149,7 +153,7 @@ class Dialer:
             raise ConnectFailed(
                 "connect-failure", f"{self._where()}: TLS: {tls_reason(error)}"
             ) from error
-        if stream.alpn() != self.alpn and self.alpn != "http/1.1":
+        if not self.speaks(stream.alpn()):
             raise ConnectFailed("connect-failure", f"{self._where()}: speaks no {self.alpn}")
         chain = tuple(stream.peer_chain())
         verdict = ctx.judge.verdict(chain)

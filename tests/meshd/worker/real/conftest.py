@@ -8,5 +8,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from hosts import hosts
+from tcp import tcp
 
-__all__ = ["hosts"]
+__all__ = ["hosts", "tcp"]
