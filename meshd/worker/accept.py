@@ -32,7 +32,7 @@ from meshd.worker.tcp import TCPConnection
 from meshd.worker.tcp_accept import Served, by_declaration, through_edge, to_application, to_service
 from meshd.worker.upstream import tls_reason
 from meshkit.routing.addresses import find as find_address
-from meshkit.routing.names import is_http
+from meshkit.routing.names import is_http, is_tcp
 from meshkit.snapshot.sni import ANY_INSTANCE, parse_mesh_sni, sni_label
 from meshkit.snapshot.types import EdgeServer, ListenerSpec, Workload, WorkloadPort
 
@@ -157,9 +157,9 @@ def _is_tcp(port: WorkloadPort, offered: tuple[str, ...]) -> bool:
     An AUTO port takes both, and the client knows which it has.
     """
     http, tcp = set(offered) & set(HTTP_ALPN), set(offered) & set(TCP_ALPN)
-    if http and (is_http(port.protocol) or port.protocol == "AUTO"):
+    if http and is_http(port.protocol):
         return False
-    if tcp and not is_http(port.protocol):
+    if tcp and is_tcp(port.protocol):
         return True
     detail = f"port {port.port} is {port.protocol}, the client offers "
     raise NotServed("no_common_alpn", detail + (", ".join(offered) or "no ALPN"))
