@@ -202,3 +202,11 @@ def test_a_captured_service_has_a_listener_of_its_own(mesh: Any) -> None:
     spec = mesh(host=host(local)).config.listeners[-1]
     assert (spec.kind, spec.address, spec.port) == ("capture", "::1", 15101)
     assert (spec.owner, spec.protocol) == ("default/a/v1", "AUTO")
+
+
+def test_trap_25_port_modes_name_the_workloads_port_of_tcp_too(make: Any, mesh: Any) -> None:
+    meta = make.meta("PeerAuthentication", "p")
+    modes: Any = {15432: "STRICT", 5432: "DISABLE"}
+    policy = PeerAuthentication(meta, {"app": "reviews"}, "UNSET", modes)
+    local = service(ports=(ServicePort("tcp", 5432, 15432, "TCP"),))
+    assert mesh(policy, host=host(local)).config.workloads[0].ports[0].mode == "STRICT"

@@ -185,3 +185,56 @@ def test_a_protocol_of_another_release_is_bytes(make: Any, mesh: Any) -> None:
     found = (make.instance(port=5432, protocol="thrift", mesh_port=None),)
     host = mesh(naming={}, instances={name: found}).host(DB)
     assert not host.ports and host.clusters[f"outbound|5432||{DB}"].protocol == "TCP"
+
+
+def test_trap_1_a_short_destination_is_of_the_rules_namespace(make: Any, compiled: Any) -> None:
+    virtual = replace(
+        make.virtual("far", hosts=("far.example",), namespace="prod"), tcp=(l4("other"),)
+    )
+    look = compiled((), (), (), virtual)
+    (route,) = look.host("far.example").tcp[0]
+    assert route.destinations[0].cluster == "outbound|0||other.prod.svc.cluster.local"
+
+
+def test_trap_2_rules_bound_to_a_gateway_alone_do_not_act_in_the_mesh(
+    make: Any, compiled: Any
+) -> None:
+    virtual = replace(make.virtual("other", gateways=("default/edge",)), tcp=(l4("db"),))
+    assert compiled((), (), (), virtual).host(OTHER).tcp[5432][0].origin == "default"
+
+
+def test_trap_3_of_two_virtual_services_in_the_mesh_the_oldest_acts_alone(
+    make: Any, compiled: Any
+) -> None:
+    """⚠ Even where the older has no rule of that kind: they do not merge."""
+    old = make.virtual("old", make.rule("db"), hosts=("other",), created=1)
+    young = replace(make.virtual("young", hosts=("other",), created=2), tcp=(l4("db"),))
+    host = compiled((), (), (), young, old).host(OTHER)
+    assert host.tcp[5432][0].origin == "default"
+    assert host.ports[8080][0].origin.startswith("VirtualService/default/old")
+
+
+@pytest.mark.parametrize(
+    ("weights", "kept"), [((0,), [1]), ((7,), [1]), ((3, 1), [3, 1]), ((0, 5), [5])]
+)
+def test_trap_15_and_16_weights_are_relative_and_a_single_one_is_ignored(
+    compiled: Any, weights: tuple[int, ...], kept: list[int]
+) -> None:
+    rule = L4Route((), tuple(RouteDestination("other", weight=weight) for weight in weights))
+    (route,) = compiled(tcp=[rule]).host(DB).tcp[5432]
+    assert [d.weight for d in route.destinations] == kept
+
+
+def test_trap_17_the_destinations_port_is_explicit_or_its_only_or_the_listeners(
+    make: Any, compiled: Any
+) -> None:
+    entry = ServiceEntry(
+        make.meta("ServiceEntry", "one"),
+        ("one.example",),
+        (Port(9, "TCP", "t"),),
+        endpoints=(Endpoint("192.0.2.1"),),
+    )
+    explicit = L4Route((L4Match(port=7000),), (RouteDestination("other", port=5432),))
+    host = compiled((), [explicit, l4("one.example", L4Match(port=5432))], (), entry).host(DB)
+    assert shown(host.tcp[7000]) == [("", f"outbound|5432||{OTHER}")]
+    assert shown(host.tcp[5432]) == [("", "outbound|9||one.example")]
