@@ -70,7 +70,8 @@ class H2Downstream(H2Connection):
                 self.leave()
             await self.read()
             self.lose(None)
-        except H2Error:  # counted by the sink
+        except H2Error as error:  # counted by the sink
+            error.__traceback__ = None  # it holds all that was read, and we stay a moment
             self.flush()
             self.lost(None)
             await self._goodbye()
@@ -165,6 +166,7 @@ class H2Downstream(H2Connection):
         engine.respond(stream, response_fields(error.status, REPLY_HEADERS, len(body)), False)
         engine.send(stream, body, True)
         engine.reset(stream, NO_ERROR)
+        engine.blame()
 
     def data(self, stream: int, data: bytes, end: bool) -> None:
         x = self.streams.get(stream)

@@ -64,6 +64,8 @@ class BaseEngine:
         that frame's end.
         """
         self._dead = self.closing = True
+        self._open.clear()
+        self._resets.clear()
         if frame and not self._cut:
             self._tail += goaway_frame(self.last_stream, error.code)
         self._sink.limit(error.limit)

@@ -105,6 +105,11 @@ class NGH2Engine(BaseEngine):
             code = INTERNAL_ERROR
         return self._fail(H2Error(code, limit, str(error)))
 
+    def _fail(self, error: H2Error, frame: bool = True) -> H2Error:
+        super()._fail(error, frame)
+        self._conn = _NOTHING  # the owner may keep us for its last words; not the session
+        return error
+
     def _on_end(self, event: ngh2.ConnectionClosed) -> None:
         """GOAWAYs are settled: the peer's, ours, or nghttp2's because of what came."""
         self.closing = True
@@ -342,6 +347,10 @@ class NGH2Engine(BaseEngine):
         if self._tail:
             return False
         return self._dead or not (self._conn.want_read or self._conn.want_write)
+
+
+_NOTHING = ngh2.Connection(ngh2.Role.SERVER)
+"""In place of a session that is over: it holds nothing and says nothing."""
 
 
 def _flood(message: str) -> str:
