@@ -47,12 +47,19 @@ class H1Upstream:
     # The request
 
     def begin(
-        self, head: RequestHead, path: bytes, fields: list[Field], payload: bytes, more: bool
+        self,
+        head: RequestHead,
+        path: bytes,
+        fields: Sequence[Field],
+        added: Sequence[Field],
+        payload: bytes,
+        more: bool,
     ) -> None:
         body = head.body if more else len(payload)
         self._method = head.method
         self._chunked = body == CHUNKED
-        data = render_request(head.method, path, head.authority, fields, body) + payload
+        data = render_request(head.method, path, head.authority, [*fields, *added], body)
+        data += payload
         try:
             sent = self.conn.stream.try_send(data)
         except OSError as error:

@@ -35,11 +35,17 @@ from meshkit.http.h2 import (
     H2Error,
     StreamsExhausted,
 )
-from meshkit.http.h2_head import StreamError, request_fields, response_head, trailer_fields
+from meshkit.http.h2_head import StreamError, response_head, trailer_fields
 
 if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
     from meshd.worker.stream import Stream
+
+
+_SCHEME = (b":scheme", b"http")
+"""Of the target: applications that look at it serve cleartext, and the mesh adds the TLS."""
+_TE = (b"te", b"trailers")
+_BODY_METHODS = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
 class H2Upstream:
@@ -67,13 +73,30 @@ class H2Upstream:
     # The request
 
     def begin(
-        self, head: RequestHead, path: bytes, fields: list[Field], payload: bytes, more: bool
+        self,
+        head: RequestHead,
+        path: bytes,
+        fields: Sequence[Field],
+        added: Sequence[Field],
+        payload: bytes,
+        more: bool,
     ) -> None:
         conn = self.conn
-        self.method = head.method
-        wire = request_fields(
-            *(head.method, b"http", head.authority, path, fields, head.body, head.trailers_ok)
-        )
+        self.method = method = head.method
+        # `request_fields`, written out: these were judged, and hold nothing of a connection.
+        wire = [
+            (b":method", method),
+            _SCHEME,
+            (b":path", path),
+            (b":authority", head.authority),
+            *fields,
+            *added,
+        ]
+        body = head.body
+        if body > 0 or (not body and method in _BODY_METHODS):
+            wire.append((b"content-length", b"%d" % body))
+        if head.trailers_ok:
+            wire.append(_TE)
         try:
             self.id = stream = conn.engine.request(wire, not (more or payload))
         except (GoingAway, StreamsExhausted) as error:
@@ -194,7 +217,7 @@ class H2Upstream:
 class H2Client(H2Connection):
     """A connection to one endpoint, and the streams on it."""
 
-    __slots__ = ("_seen", "born", "local", "pool", "served", "streams")
+    __slots__ = ("_last", "_last_head", "_seen", "born", "local", "pool", "streams")
 
     def __init__(self, ctx: WorkerContext, stream: Stream, pool: H2Pool) -> None:
         super().__init__(ctx, stream, "client", ctx.limits)
@@ -203,6 +226,9 @@ class H2Client(H2Connection):
         self.born = ctx.loop.now
         host, port, *_ = stream.sock.getsockname()
         self.local = f"{host}:{port}".encode()
+        self._last: Sequence[Field] = ()
+        """Fields of the last answer: the same ones get the same verdict without a second look."""
+        self._last_head: ResponseHead
         self._seen = False
         """Something came of the peer: it speaks HTTP/2, and took our certificate."""
 
@@ -226,6 +252,10 @@ class H2Client(H2Connection):
     def has_room(self) -> bool:
         """A stream can be opened now."""
         return self.engine.can_open and not self.closing
+
+    def forget(self) -> None:
+        """The last answer's fields: an idle connection keeps nothing of anybody."""
+        self._last = ()
 
     def _fail_all(self, error: UpstreamFailed) -> None:
         for up in list(self.streams.values()):
@@ -255,11 +285,16 @@ class H2Client(H2Connection):
         if up is None:
             return
         self._seen = True
-        try:
-            up.response = response_head(fields, end, up.method, self.limits)
-        except (HTTPError, StreamError) as error:
-            self._broken(up, error)
-            return
+        if fields == self._last and not end and up.method != b"HEAD":
+            up.response = self._last_head
+        else:
+            try:
+                up.response = head = response_head(fields, end, up.method, self.limits)
+            except (HTTPError, StreamError) as error:
+                self._broken(up, error)
+                return
+            if not end and up.method != b"HEAD":
+                self._last, self._last_head = fields, head
         up.ended = end
         if up.waiter is not None:
             self.loop.unpark(up.waiter)
@@ -410,6 +445,8 @@ class H2Pool(Dialer):
         limits = self._ctx.limits
         idle_limit = limits.upstream_idle_mesh if self.sni else limits.upstream_idle_local
         for conn in [*self.connections, *self.leaving]:
+            if not conn.streams:
+                conn.forget()
             if not conn.is_alive(now):
                 self._ctx.limit("http2_ping")
                 conn.lose(ConnectionResetError("no answer to a PING"))

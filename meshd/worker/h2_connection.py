@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from meshd.worker.fiber import Fiber
     from meshd.worker.stream import Stream
 
+OUTPUT = 65_536
+"""Bytes asked of the engine at once: what one TLS write takes."""
 LINGER_SECONDS = 2.0
 """For the peer to read our last words: closing with unread bytes resets, and overtakes them."""
 
@@ -87,7 +89,7 @@ class H2Connection:
             if not data:
                 return
             engine.receive(data, loop.now)
-            if not self.dirty:  # `touch`, written out: credit and acknowledgements may wait
+            if not self.dirty and engine.pending:  # `touch`, written out
                 self.dirty = True
                 loop.dirty.append(self)
 
@@ -107,17 +109,19 @@ class H2Connection:
         stream, output = self.stream, self.engine.output
         budget = BURST
         try:
-            data = output()
+            data = output(OUTPUT)
             while data:
                 sent = stream.try_send(data)
                 if sent != len(data):
                     self._writing = self.loop.spawn(self._write(data, sent), "h2 writer")
                     break
+                if sent < OUTPUT:  # that was all
+                    break
                 budget -= sent
                 if budget <= 0:
                     self.touch()
                     break
-                data = output()
+                data = output(OUTPUT)
         except OSError as error:
             self.lose(error)
             return

@@ -21,15 +21,25 @@ from meshd.worker.transfer import Look
 from meshkit.http.errors import REPLIES, REPLY_HEADERS, HTTPError, reply_body
 from meshkit.http.fields import Field
 from meshkit.http.framing import NO_LENGTH
+from meshkit.http.grpc import (
+    MessageCounter,
+    is_grpc,
+    read_status,
+    status_of_reply,
+    timeout,
+    trailers_only,
+)
 from meshkit.http.h1 import RequestHead, ResponseHead
 from meshkit.http.h2 import CANCEL, INTERNAL_ERROR, NO_ERROR
-from meshkit.http.h2_head import response_fields
+from meshkit.http.h2_head import passable, response_fields
 from meshkit.http.path import canonical
 from meshkit.telemetry.trace import valid_request_id
 
 if TYPE_CHECKING:
     from meshd.worker.h2_server import H2Downstream
     from meshd.worker.routes import Action, Choice
+
+_STATUS = {status: (b":status", b"%d" % status) for status in range(100, 600)}
 
 
 class H2Exchange(Exchange):
@@ -46,6 +56,8 @@ class H2Exchange(Exchange):
     left = False
     """The client has gone."""
     _fields: Sequence[Field] = ()
+    _in: MessageCounter | None = None
+    _sent: MessageCounter | None = None
 
     def __init__(
         self, conn: H2Downstream, head: RequestHead, started: float, stream: int, ended: bool
@@ -152,10 +164,18 @@ class H2Exchange(Exchange):
         elif entry.mesh_peer:
             self.peer_facts = head.facts
         self._fields = added
+        kind = names.get(b"content-type")
+        if kind is not None and is_grpc(kind):
+            self.grpc = True
         self.action = action = entry.action(head, path)
-        if action.timeout:
+        limit = action.timeout
+        if self.grpc and b"grpc-timeout" in names:
+            asked = timeout(names[b"grpc-timeout"])
+            if asked is not None:
+                limit = min(limit, asked) if limit else asked
+        if limit is not None and (limit or self.grpc):
             fiber = self.fiber
-            self.deadline = fiber.expires = ctx.loop.now + action.timeout
+            self.deadline = fiber.expires = ctx.loop.now + limit
             ctx.loop.arm(fiber)
         if head.body:
             self._hold_body()
@@ -168,6 +188,8 @@ class H2Exchange(Exchange):
             self._payload = data = inbox[0] if len(inbox) == 1 else b"".join(inbox)
             inbox.clear()
             self.bytes_in = len(data)
+            if self.grpc:
+                self._count_in(data)
             self._took(len(data))
         elif self.head.expect_continue:
             self._fields = [*self._fields, (b"expect", b"100-continue")]
@@ -179,7 +201,10 @@ class H2Exchange(Exchange):
             if self.ended:
                 return b""
             await self._wait_body()
-        return self.inbox.pop(0)
+        data = self.inbox.pop(0)
+        if self.grpc:
+            self._count_in(data)
+        return data
 
     @coroutine
     def _wait_body(self) -> Generator[None, Any, None]:
@@ -203,26 +228,33 @@ class H2Exchange(Exchange):
 
     def _respond(self, response: ResponseHead, choice: Choice, up: Upstream, end: bool) -> None:
         """Send the head; what is remembered of it."""
-        entry, headers = self.entry, response.headers
-        for ops in choice.response_ops:
-            headers = ops.apply(headers)
+        entry, headers, status = self.entry, response.headers, response.status
+        if choice.response_ops:
+            for ops in choice.response_ops:
+                headers = ops.apply(headers)
+            headers = passable(headers)
+        # `response_fields`, written out: these were judged, and hold nothing of a connection.
+        fields = [_STATUS[status], *headers]
         if entry.inbound:
-            if entry.facts_fields:
-                headers = headers + entry.facts_fields
+            fields += entry.facts_fields
         elif up.pool.sni:
             self.peer_facts = response.facts
-        self.status = response.status
+        if response.framing >= 0:
+            fields.append((b"content-length", b"%d" % response.framing))
+        self.status = status
         self.answered = monotonic()
-        fields = response_fields(response.status, headers, response.framing)
-        self.conn.engine.respond(self.stream, fields, end)
-        self.conn.touch()
+        conn = self.conn
+        conn.engine.respond(self.stream, fields, end)
+        if not conn.dirty:
+            conn.dirty = True
+            conn.loop.dirty.append(conn)
 
     async def _interim(self, response: ResponseHead) -> None:
         fields = response_fields(response.status, response.headers, NO_LENGTH)
         self.conn.engine.interim(self.stream, fields)
         self.conn.touch()
 
-    async def _answer_whole(
+    def _answer_whole(
         self, response: ResponseHead, choice: Choice, up: Upstream, data: bytes
     ) -> None:
         trailers = up.trailers
@@ -230,6 +262,7 @@ class H2Exchange(Exchange):
         if data:
             self.conn.engine.send(self.stream, data, not trailers)
         if self.grpc:
+            self._count_out(data)
             self._note_status(trailers or response.headers)
         if trailers:
             self.conn.engine.trailers(self.stream, trailers)
@@ -239,6 +272,8 @@ class H2Exchange(Exchange):
 
     async def _answer_piece(self, data: bytes) -> None:
         conn, stream = self.conn, self.stream
+        if self.grpc:
+            self._count_out(data)
         conn.engine.send(stream, data, False)
         conn.touch()
         if conn.engine.queued(stream) > conn.high:
@@ -253,10 +288,26 @@ class H2Exchange(Exchange):
             self.conn.engine.end(self.stream)
         self.conn.touch()
 
+    # gRPC
+
+    def _count_in(self, data: bytes) -> None:
+        counter = self._in
+        if counter is None:
+            counter = self._in = MessageCounter()
+        counter.feed(data)
+        self.messages_in = counter.messages
+
+    def _count_out(self, data: bytes) -> None:
+        counter = self._sent
+        if counter is None:
+            counter = self._sent = MessageCounter()
+        counter.feed(data)
+        self.messages_out = counter.messages
+
     def _note_status(self, fields: Sequence[Field]) -> None:
         for name, value in fields:
             if name == b"grpc-status":
-                self.grpc_status = value.decode("latin-1")
+                self.grpc_status = str(read_status(value))
 
     # Local answers
 
@@ -265,8 +316,16 @@ class H2Exchange(Exchange):
             raise ConnectionResetError(reason)
         reply = REPLIES[reason]
         self.status, self.flags, self.details = reply.status, reply.flag, reason
+        if self.grpc:
+            self._trailers_only(status_of_reply(reply.status), f"{reply.text} ({reason})")
+            return
         headers = [*REPLY_HEADERS, (b"location", location)] if location else REPLY_HEADERS
         self._say(reply.status, headers, reply_body(reply.text, reason, self.request_id))
+
+    def _trailers_only(self, status: int, text: str) -> None:
+        self.status, self.grpc_status = 200, str(status)
+        self.conn.engine.respond(self.stream, trailers_only(status, text), True)
+        self.conn.touch()
 
     def _say(self, status: int, headers: list[Field], body: bytes) -> None:
         engine, stream = self.conn.engine, self.stream

@@ -13,8 +13,8 @@ that a stream that its peer refused (GOAWAY, REFUSED_STREAM) can be opened anew.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Coroutine, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshd.worker.entry import Unroutable, fields_of
 from meshd.worker.loop import DeadlineExceeded
@@ -24,6 +24,7 @@ from meshkit.balance.retry import may_retry
 from meshkit.http.fields import Field
 from meshkit.http.h1 import HTTPError, RequestHead, ResponseHead, chunk, last_chunk
 from meshkit.http.h2 import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR
+from meshkit.http.h2_head import passable
 
 if TYPE_CHECKING:
     from meshd.worker.routes import Action, Choice, Target
@@ -77,12 +78,16 @@ class Upstream(Protocol):
         """After the body's end."""
 
     def begin(
-        self, head: RequestHead, path: bytes, fields: list[Field], payload: bytes, more: bool
+        self,
+        head: RequestHead,
+        path: bytes,
+        fields: Sequence[Field],
+        added: Sequence[Field],
+        payload: bytes,
+        more: bool,
     ) -> None:
-        """Send the head and what is whole of the body; ``more`` of it comes by `send`."""
-
-    async def flushed(self) -> None:
-        """Until what `begin` queued has gone."""
+        """Send the head (its ``fields``, then what is ``added``) and what is whole of the
+        body; ``more`` of it comes by `send`."""
 
     async def send(self, data: bytes) -> None:
         """A piece of the body, taken when this returns."""
@@ -155,11 +160,13 @@ class Streaming(Transfer):
             self.upstream_local = up.local
             head = self.head
             fields = self.headers
-            for ops in choice.request_ops:
-                fields = ops.apply(fields)
+            if choice.request_ops:
+                for ops in choice.request_ops:
+                    fields = ops.apply(fields)
+                fields = passable(fields)
             payload = self._payload
             more = bool(head.body) and not payload
-            up.begin(head, self.path, [*fields, *self._added()], payload, more)
+            up.begin(head, self.path, fields, self._added(), payload, more)
             if more:
                 self._uploader = ctx.loop.spawn(self._feed(up), "upload")
             response = up.head()
@@ -170,10 +177,11 @@ class Streaming(Transfer):
                     await self._interim(response)
                 response = up.head()
             data = up.whole(response)
-            outcome = self._unwanted(action, response, data)
-            if outcome:
-                self._drop(up)
-                return TryFailed(outcome, "retry_limit_exceeded", "")
+            if response.status >= 400 or self.grpc:
+                outcome = self._unwanted(action, response, data)
+                if outcome:
+                    self._drop(up)
+                    return TryFailed(outcome, "retry_limit_exceeded", "")
             self._replay = ()
             if per_try:
                 self.runner().expires = self.deadline
@@ -181,7 +189,9 @@ class Streaming(Transfer):
                 await self._answer_stream(response, choice, up)
             else:
                 self.bytes_out = len(data)
-                await self._answer_whole(response, choice, up, data)
+                waits = self._answer_whole(response, choice, up, data)
+                if waits is not None:
+                    await waits
             self._settle(up, response)
             return None
         except ConnectFailed as error:
@@ -331,16 +341,16 @@ class Streaming(Transfer):
     def _took(self, size: int) -> None:
         """The kernel gives an HTTP/1.1 client its credit."""
 
-    async def _answer_whole(
+    def _answer_whole(
         self, response: ResponseHead, choice: Choice, up: Upstream, data: bytes
-    ) -> None:
-        """An answer that is at hand to its end: in one send."""
+    ) -> Coroutine[Any, Any, None] | None:
+        """An answer that is at hand to its end: in one send, to be awaited if there is one."""
         out = self._answer_head(response, choice, up)  # type: ignore[arg-type]
         if self._chunked:
             out += (chunk(data) if data else b"") + last_chunk(up.trailers)
         else:
             out += data
-        await self.down.stream.send(out)
+        return self.down.stream.send(out)
 
     async def _answer_begin(self, response: ResponseHead, choice: Choice, up: Upstream) -> None:
         self._out = self._answer_head(response, choice, up)  # type: ignore[arg-type]

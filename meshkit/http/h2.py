@@ -120,6 +120,10 @@ class Engine(Protocol):
         `finished` is True afterwards, and the next `receive` raises.
         """
 
+    @property
+    def pending(self) -> bool:
+        """`output` may have something to give; asked after each read, so it is cheap."""
+
     def output(self, n: int = 65536) -> bytes:
         """The next at most ``n`` bytes for the wire; b"" = nothing may go now."""
 

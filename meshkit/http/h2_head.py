@@ -47,6 +47,7 @@ from meshkit.http.limits import Limits
 __all__ = [
     "H2RequestHead",
     "StreamError",
+    "passable",
     "request_fields",
     "request_head",
     "response_fields",
@@ -265,6 +266,11 @@ _NOT_PASSED = CONNECTION_FIELDS | {b"te", b"host", b"content-length", b"http2-se
 """Rendered anew or without meaning here, whoever put them into a list of headers."""
 
 
+def passable(headers: Sequence[Field]) -> list[Field]:
+    """Without what HTTP/2 has not; a head's own never have it, configured ones may."""
+    return [field for field in headers if field[0] not in _NOT_PASSED]
+
+
 def request_fields(
     method: bytes,
     scheme: bytes,
@@ -288,7 +294,7 @@ def request_fields(
     ]
     if protocol:
         fields.append((b":protocol", protocol))
-    fields += [field for field in headers if field[0] not in _NOT_PASSED]
+    fields += passable(headers)
     if body > 0 or (body == 0 and method in _BODY_METHODS):
         fields.append((b"content-length", b"%d" % body))
     if trailers_ok:
@@ -299,7 +305,7 @@ def request_fields(
 def response_fields(status: int, headers: Sequence[Field], body: int) -> list[Field]:
     """A response for an engine.  ``body``: a length, or what stands for none known."""
     fields = [_STATUS_FIELDS[status]]
-    fields += [field for field in headers if field[0] not in _NOT_PASSED]
+    fields += passable(headers)
     if body >= 0:
         fields.append((b"content-length", b"%d" % body))
     return fields

@@ -278,6 +278,10 @@ class HyperEngine(BaseEngine):
 
     # What goes out.
 
+    @property
+    def pending(self) -> bool:
+        return True
+
     def output(self, n: int = 65536) -> bytes:
         out = self._out
         if not self._dead:

@@ -220,6 +220,10 @@ class NGH2Engine(BaseEngine):
 
     # What goes out.
 
+    @property
+    def pending(self) -> bool:
+        return bool(self._conn.want_write or self._tail or self._resets)
+
     def output(self, n: int = 65536) -> bytes:
         data = b""
         if self._tail:
