@@ -76,8 +76,9 @@ class Credentials:
     def edge_server(self, certificate: str, min_version: str, tcp: bool = False) -> ssl.SSLContext:
         """A gateway's TLS server: no client certificate, the given least version.
 
-        ``tcp``: what comes after TLS is not ours to know, so no ALPN is chosen; and
-        clients that end without a close_notify, as many do, have ended.
+        ``tcp``: what comes after TLS is not ours to know, so no ALPN is chosen; clients
+        that end without a close_notify, as many do, have ended; and no tickets are sent,
+        for one that a client has not read when it closes turns its end into a reset.
         """
 
         def make() -> ssl.SSLContext:
@@ -85,6 +86,7 @@ class Credentials:
             context.minimum_version = ssl.TLSVersion[min_version.replace("TLSV", "TLSv")]
             if tcp:
                 context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+                context.num_tickets = 0
             else:
                 context.set_alpn_protocols(HTTP_ALPN)
             return context
