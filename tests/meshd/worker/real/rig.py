@@ -25,7 +25,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from meshkit.names import MeshSettings
 from meshkit.snapshot import messages
 from meshkit.snapshot.codec import content_hash, encode
-from meshkit.snapshot.types import HostConfig, ListenerSpec, OutboundHost
+from meshkit.snapshot.types import (
+    ADDRESSES,
+    AddressTable,
+    HostConfig,
+    ListenerSpec,
+    OutboundHost,
+)
 
 MESH = MeshSettings()
 
@@ -202,6 +208,7 @@ class Rig:
         config: HostConfig,
         scopes: Mapping[str, Sequence[OutboundHost]] | None = None,
         revision: str = "1",
+        addresses: Mapping[str, AddressTable] | None = None,
     ) -> messages.Frame:
         """Send a whole snapshot; returns the ack (or refusal)."""
         blobs = {}
@@ -214,6 +221,10 @@ class Rig:
                 body = encode(outbound)
                 blobs[content_hash(body)] = body
                 put.setdefault(scope, {})[outbound.host] = content_hash(body)
+        for scope, table in (addresses or {}).items():
+            body = encode(table)
+            blobs[content_hash(body)] = body
+            put.setdefault(scope, {})[ADDRESSES] = content_hash(body)
         self.send(messages.snapshot_map(revision, host, full=True, put=put, remove={}))
         frame = self.expect("need", "ack", "refuse")
         if frame.type == "need":
