@@ -46,6 +46,13 @@ def post(stream: int) -> bytes:
     return frame(wire.HEADERS, wire.END_HEADERS, stream, b"\x83\x86\x84" + authority)
 
 
+def lie(stream: int) -> bytes:
+    """A request whose body is longer than it said: we must reset it."""
+    length = wire.literal(b"content-length", b"5")
+    head = frame(wire.HEADERS, wire.END_HEADERS, stream, post(stream)[9:] + length)
+    return head + frame(wire.DATA, wire.END_STREAM, stream, b"sixsix")
+
+
 def odd(i: int) -> int:
     return 2 * i + 1
 
@@ -66,6 +73,7 @@ FLOODS: dict[str, tuple[str, int, bytes, Frames]] = {
         *("h2_provoked_resets", ENHANCE_YOUR_CALM, b""),
         lambda i: frame(wire.HEADERS, wire.WHOLE, odd(i), b"\x82\x86\x84"),
     ),
+    "resets of ours": ("h2_provoked_resets", ENHANCE_YOUR_CALM, b"", lambda i: lie(odd(i))),
     "ping": ("h2_ping_flood", ENHANCE_YOUR_CALM, b"", lambda i: frame(wire.PING, 0, 0, bytes(8))),
     "answers to pings": (
         *("h2_idle_frames", ENHANCE_YOUR_CALM, b""),
@@ -123,9 +131,11 @@ FLOODS: dict[str, tuple[str, int, bytes, Frames]] = {
 }
 
 
-PIECE = {"malformed requests": 1024, "DATA beyond the window": 1 << 18}
-"""Bytes a write.  More than a hundred malformed requests in one read are, for nghttp2, more
-streams than we take; a window is overrun only by who is faster than its credit."""
+PIECE = {"malformed requests": 512, "resets of ours": 2048, "DATA beyond the window": 1 << 18}
+"""Bytes a write.  More than a hundred streams to be reset in one read are, for nghttp2,
+more streams than we take; a window is overrun only by who is faster than its credit."""
+PACED = ("malformed requests", "resets of ours")
+"""The next write when the last was answered."""
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +168,7 @@ def attack(target: Range, setup: bytes, data: bytes) -> None:
 def test_a_flood_is_ended_by_name_and_harms_nobody(target: Range, good: Good, flood: str) -> None:
     limit, code, setup, frames = FLOODS[flood]
     assert good.ask(GET)[0] == 200
-    before = hits(target, limit)
+    before, received = hits(target, limit), b""
     with dial(target.a.address, target.a.proxy) as sock:
         sock.sendall(wire.HELLO + frame(wire.SETTINGS, wire.ACK, 0) + setup)
         with suppress(OSError):
@@ -166,8 +176,11 @@ def test_a_flood_is_ended_by_name_and_harms_nobody(target: Range, good: Good, fl
             data, piece = blob(frames, 1 << 18), PIECE.get(flood, 1 << 14)
             for start in range(0, len(data), piece):
                 sock.sendall(data[start : start + piece])
-                time.sleep(0.005)
-        received = read_end(sock)
+                if flood in PACED:
+                    received += sock.recv(1 << 16)
+                else:
+                    time.sleep(0.005)
+        received += read_end(sock)
     # What was under way may have been reset by the kernel: then nothing can be read.
     assert goaway_code(received) in (code, None)
     until(lambda: hits(target, limit) == before + 1, f"{limit} is counted")
@@ -193,6 +206,33 @@ def test_a_flood_costs_its_sender_more_than_a_hundredth(
     print(f"{flood}: {theirs / ours:.1f} times its CPU, {rounds} rounds, {grown >> 10} KiB")
     assert theirs < RATIO * ours
     assert grown < MEMORY
+
+
+def slow_resets(target: Range, batch: int) -> float:
+    """Requests that are under way when they are reset; returns seconds of our CPU."""
+    begun = time.thread_time()
+    with suppress(OSError), dial(target.a.address, target.a.proxy) as sock:
+        sock.sendall(wire.HELLO + frame(wire.SETTINGS, wire.ACK, 0))
+        for start in range(0, 3000, batch):
+            streams = [odd(i) for i in range(start, start + batch)]
+            sock.sendall(b"".join(map(get, streams)))
+            time.sleep(0.003)
+            sock.sendall(b"".join(map(wire.reset, streams)))
+            time.sleep(0.003)
+    return time.thread_time() - begun
+
+
+def test_requests_reset_when_they_are_under_way(target: Range, good: Good) -> None:
+    """The backend has them already: what rapid reset is about, in its worst form."""
+    pid, limit = target.a.pids()[0], "h2_rapid_reset"
+    theirs, before, ours = cpu(pid), hits(target, limit), 0.0
+    for _ in range(5):
+        ours += slow_resets(target, 90)
+    theirs = cpu(pid) - theirs
+    print(f"{theirs / ours:.1f} times its CPU")
+    assert theirs < RATIO * ours
+    until(lambda: hits(target, limit) > before, f"{limit} is counted")
+    assert good.ask(GET) == (200, b"ok")
 
 
 def test_the_worker_that_was_flooded_is_the_same(target: Range, good: Good) -> None:
