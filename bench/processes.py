@@ -33,7 +33,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def until(condition: Callable[[], bool], what: str, log: Path, seconds: float = 30.0) -> None:
+def until(condition: Callable[[], bool], what: str, log: Path, seconds: float = 60.0) -> None:
     """Wait for something to become true.  Raises BenchError with the end of `log`."""
     deadline = time.monotonic() + seconds
     while not condition():

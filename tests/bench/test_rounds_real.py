@@ -27,7 +27,7 @@ def measured(names: list[str], folder: Path, protocol: str) -> list[Result]:
         return results
 
 
-@pytest.mark.parametrize("protocol", ["http/1.1", "h2", "grpc"])
+@pytest.mark.parametrize("protocol", ROUNDS)
 def test_a_round_of_the_real_mesh_and_a_peer(tmp_path: Path, protocol: str) -> None:
     ours, theirs = measured(["baremesh", ROUNDS[protocol][0]], tmp_path, protocol)
     assert (ours.peer, theirs.peer) == ("baremesh", ROUNDS[protocol][0])
@@ -38,11 +38,3 @@ def test_a_round_of_the_real_mesh_and_a_peer(tmp_path: Path, protocol: str) -> N
         assert result.pss_mb > result.agents_pss_mb
     assert ours.agents_pss_mb > 1
     assert theirs.agents_pss_mb == 0
-
-
-@pytest.mark.parametrize("protocol", ["tcp", "handshake"])
-def test_a_round_of_a_peer(tmp_path: Path, protocol: str) -> None:
-    (result,) = measured([ROUNDS[protocol][0]], tmp_path, protocol)
-    (sample,) = result.samples
-    assert sample.rps > 0
-    assert sample.cpu_us > 0
