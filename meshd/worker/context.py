@@ -79,6 +79,8 @@ class WorkerContext:
         self.overload = Overload(self)
         self.watch = Watch(self)
         self.draining = False
+        self.tunnels = 0
+        """Upgraded connections and streams that are open."""
         self.idle: set[Downstream | H2Downstream] = set()
         """Connections between two requests: a drain ends them at once."""
         self.tcp: set[TCPConnection] = set()

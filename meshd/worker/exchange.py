@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from meshd.worker import upgrade
 from meshd.worker.entry import Unroutable
 from meshd.worker.loop import DeadlineExceeded
 from meshd.worker.streams import Streaming, TryFailed
@@ -27,7 +28,9 @@ from meshkit.http.path import canonical
 from meshkit.telemetry.trace import valid_request_id
 
 if TYPE_CHECKING:
-    from meshd.worker.routes import Action, Target
+    from meshd.worker.routes import Action, Choice, Target
+    from meshd.worker.streams import Upstream
+    from meshkit.http.h1 import ResponseHead
 
 EDGE_MANAGED = frozenset(
     (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"x-real-ip")
@@ -79,7 +82,7 @@ class Exchange(Streaming):
         head, entry, ctx = self.head, self.entry, self.ctx
         self.path = path = canonical(head.path)
         if head.upgrade:
-            raise Unroutable("upgrade_not_supported", head.upgrade.decode("latin-1"))
+            upgrade.ask(self)
         if ctx.draining:
             self.keep = False
         # A dict is the cheapest way to ask for several names; repeated ones do not matter here.
@@ -270,6 +273,12 @@ class Exchange(Streaming):
         if verdict.pause:
             await ctx.loop.sleep(backoff(ctx.random, self.tries, action.retry.backoff_base))
         return True
+
+    async def _tunnel_of(self, up: Upstream) -> Upstream:
+        return await upgrade.tunnel_of(up, self)
+
+    async def _join(self, response: ResponseHead, choice: Choice, up: Upstream) -> None:
+        await upgrade.join(self, response, choice, up)
 
     def _abandon(self, conn: Connection | None) -> None:
         if conn is not None:

@@ -59,7 +59,9 @@ class H1Upstream:
         self._method = head.method
         self._chunked = body == CHUNKED
         data = render_request(head.method, path, head.authority, [*fields, *added], body)
-        data += payload
+        self._begin(data + payload)
+
+    def _begin(self, data: bytes) -> None:
         try:
             sent = self.conn.stream.try_send(data)
         except OSError as error:

@@ -217,7 +217,10 @@ class H2Upstream:
 class H2Client(H2Connection):
     """A connection to one endpoint, and the streams on it."""
 
-    __slots__ = ("_last", "_last_head", "_seen", "born", "local", "pool", "streams")
+    __slots__ = (
+        *("_askers", "_greeted", "_last", "_last_head", "_seen", "born", "local", "pool"),
+        "streams",
+    )
 
     def __init__(self, ctx: WorkerContext, stream: Stream, pool: H2Pool) -> None:
         super().__init__(ctx, stream, "client", ctx.limits)
@@ -231,6 +234,8 @@ class H2Client(H2Connection):
         self._last_head: ResponseHead
         self._seen = False
         """Something came of the peer: it speaks HTTP/2, and took our certificate."""
+        self._greeted = False
+        self._askers: list[Fiber] = []
 
     async def run(self) -> None:
         """The reader fiber, for the connection's whole life."""
@@ -264,6 +269,7 @@ class H2Client(H2Connection):
     def lost(self, error: OSError | None) -> None:
         """Streams fail, each with what is known of how far it came."""
         self.pool.remove(self, abrupt=error is not None)
+        self._answer_askers()
         text = str(error or "closed")
         alert = self.stream.tls_alert and not self._seen
         for up in list(self.streams.values()):
@@ -278,7 +284,28 @@ class H2Client(H2Connection):
             up.fail(UpstreamFailed(outcome, "upstream_reset", text))
         self.streams.clear()
 
+    async def takes_connect(self) -> bool:
+        """Whether the peer takes extended CONNECT, once it has said so or not."""
+        while not self._greeted:
+            if self.over:
+                raise UpstreamFailed("unsent", "upstream_reset", "closed before its SETTINGS")
+            fiber = self.loop.current
+            self._askers.append(fiber)
+            try:
+                await self.loop.park()
+            finally:
+                self._askers.remove(fiber)
+        return self.engine.connect_protocol
+
+    def _answer_askers(self) -> None:
+        for fiber in self._askers:
+            self.loop.unpark(fiber)
+
     # Sink
+
+    def settings(self) -> None:
+        self._greeted = True
+        self._answer_askers()
 
     def response(self, stream: int, fields: Sequence[Field], end: bool) -> None:
         up = self.streams.get(stream)

@@ -12,6 +12,7 @@ from time import monotonic
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
+from meshd.worker import upgrade
 from meshd.worker.entry import Unroutable
 from meshd.worker.exchange import EDGE_MANAGED, Exchange
 from meshd.worker.fiber import Cancelled, Fiber
@@ -144,7 +145,7 @@ class H2Exchange(Exchange):
         head, entry, ctx = self.head, self.entry, self.ctx
         self.path = path = canonical(head.path)
         if head.upgrade:
-            raise Unroutable("upgrade_not_supported", head.upgrade.decode("latin-1"))
+            upgrade.ask(self)
         self.names = names = dict(head.headers)
         added = entry.upstream_fields
         request_id = names.get(b"x-request-id")

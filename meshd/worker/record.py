@@ -211,6 +211,7 @@ class Recorder:
         self._gauge("meshd_upstream_connections", ctx.upstream_connections())
         self._gauge("meshd_upstream_idle_connections", ctx.upstream_idle())
         self._gauge("meshd_requests_in_flight", ctx.watch.in_flight)
+        self._gauge("meshd_tunnels", ctx.tunnels)
 
     def _gauge(self, name: str, value: int) -> None:
         offset = self._plain.get((name,))

@@ -13,7 +13,7 @@ that a stream that its peer refused (GOAWAY, REFUSED_STREAM) can be opened anew.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshd.worker.entry import Unroutable, fields_of
@@ -98,7 +98,7 @@ class Upstream(Protocol):
     def head(self) -> ResponseHead | None:
         """The next head, interim ones too; None: `wait`, and ask again.  Raises HTTPError."""
 
-    def wait(self) -> Generator[None, None, None]:
+    def wait(self) -> Awaitable[None]:
         """Until something came."""
 
     def whole(self, response: ResponseHead) -> bytes | None:
@@ -157,8 +157,10 @@ class Streaming(Transfer):
             up = None if self._renewed else pool.lease()
             if up is None:
                 up = await pool.open_lease(cluster.connect_timeout)
-            self.upstream_local = up.local
             head = self.head
+            if head.upgrade:
+                up = await self._tunnel_of(up)
+            self.upstream_local = up.local
             fields = self.headers
             if choice.request_ops:
                 for ops in choice.request_ops:
@@ -167,12 +169,12 @@ class Streaming(Transfer):
             payload = self._payload
             more = bool(head.body) and not payload
             up.begin(head, self.path, fields, self._added(), payload, more)
-            if more:
+            if more and not head.upgrade:
                 self._uploader = ctx.loop.spawn(self._feed(up), "upload")
             response = up.head()
             while response is None or response.status < 200:
                 if response is None:
-                    await up.wait()  # type: ignore[misc]
+                    await up.wait()
                 else:
                     await self._interim(response)
                 response = up.head()
@@ -223,21 +225,36 @@ class Streaming(Transfer):
             target.active -= 1
 
     async def _answer_stream(self, response: ResponseHead, choice: Choice, up: Upstream) -> None:
-        """An answer that is still arriving: one piece in hand, the next when it was taken."""
+        """An answer that is still arriving."""
+        if response.upgrade:
+            await self._join(response, choice, up)
+            return
         await self._answer_begin(response, choice, up)
+        await self._answer_pieces(up)
+        await self._answer_end(up.trailers)
+
+    async def _answer_pieces(self, up: Upstream) -> None:
+        """One piece in hand, the next when it was taken."""
         while True:
             data = up.take()
             if data is None:
                 if self._out:
                     await self._push()
-                await up.wait()  # type: ignore[misc]
+                await up.wait()
             elif data:
                 self.bytes_out += len(data)
                 await self._answer_piece(data)
                 up.took(len(data))
             else:
                 break
-        await self._answer_end(up.trailers)
+
+    async def _tunnel_of(self, up: Upstream) -> Upstream:
+        """An upstream that can become a tunnel (`upgrade`)."""
+        raise NotImplementedError
+
+    async def _join(self, response: ResponseHead, choice: Choice, up: Upstream) -> None:
+        """The upstream has become one."""
+        raise NotImplementedError
 
     def _settle(self, up: Upstream, response: ResponseHead) -> None:
         """The answer is complete; a body that nobody asked for any more is not sent on."""

@@ -45,7 +45,7 @@ class ResponseHead:
     on 304; None = none.  ``framing``: what `render_response` needs to pass the
     response on unchanged (a length, CHUNKED, UNTIL_CLOSE or NO_LENGTH).
     ``facts``: x-baremesh-destination, never in ``headers``.
-    ``upgrade``: the protocol of a 101, in lower case; such a head is the last message.
+    ``upgrade``: the protocol that a 101 switches to, in lower case; b"" with any other status.
     ``headers``: as in `RequestHead`, hop-by-hop fields and Content-Length removed.
     """
 
@@ -152,7 +152,7 @@ class ResponseReader(MessageReader):
             wanted = not head.http10 or b"keep-alive" in names
             head.keep_alive = wanted and b"close" not in names
             drop_listed(head.headers, names)
-            if b"upgrade" in names:
+            if b"upgrade" in names and head.status == 101:
                 head.upgrade = b", ".join(tokens(upgrade))
         return coding
 

@@ -22,6 +22,7 @@ from meshkit.http.fields import Field
 from meshkit.http.h1_request import RequestHead, tokens
 from meshkit.http.h1_response import ResponseHead
 
+SWITCHING = 101
 WEBSOCKET = b"websocket"
 KEY_BYTES = 16
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -93,12 +94,12 @@ def offer_lines(upgrade: bytes) -> bytes:
 # Between the versions: HTTP/2 has no key and no accept (RFC 8441 section 5)
 
 
-def without_key(headers: list[Field]) -> list[Field]:
+def without_key(headers: Sequence[Field]) -> list[Field]:
     """A handshake's fields for the other version, request or response."""
     return [h for h in headers if h[0] not in (_KEY_NAME, _ACCEPT_NAME)]
 
 
-def with_key(headers: list[Field], key: bytes) -> list[Field]:
+def with_key(headers: Sequence[Field], key: bytes) -> list[Field]:
     """The fields of an HTTP/2 handshake, for an HTTP/1.1 upstream."""
     return [*without_key(headers), (_KEY_NAME, key)]
 

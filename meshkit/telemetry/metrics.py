@@ -133,6 +133,10 @@ _TABLE = (
     _counter("meshd_fiber_errors_total", "Fibers that ended with an unexpected error."),
     _gauge("meshd_fibers", "Fibers alive in workers now."),
     _gauge("meshd_requests_in_flight", "Requests being served when last looked at."),
+    _counter(
+        "meshd_upgrades_total", "Requests that became tunnels: websocket or other.", "protocol"
+    ),
+    _gauge("meshd_tunnels", "Upgraded connections and streams open now."),
     _counter("meshd_snapshots_total", "Configuration revisions switched to by workers."),
     _counter("meshd_snapshot_refusals_total", "Configuration revisions that workers refused."),
     _counter("meshd_series_overflow_total", "Counts whose own series found no room."),

@@ -49,6 +49,7 @@ class World:
                 log=self.log,
                 loop=loop,
                 connections=0,
+                tunnels=0,
                 upstream_connections=lambda: 0,
                 upstream_idle=lambda: 0,
                 watch=SimpleNamespace(in_flight=0),

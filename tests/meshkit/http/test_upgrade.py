@@ -133,7 +133,7 @@ def test_a_101_without_being_asked_and_one_with_a_body() -> None:
 
 
 def test_an_ordinary_answer_to_a_request_for_an_upgrade() -> None:
-    head = response("HTTP/1.1 403 No\r\nContent-Length: 0\r\nUpgrade: websocket\r\n")
+    head = response("HTTP/1.1 403 No\r\nContent-Length: 0\r\nUpgrade: a\r\nConnection: upgrade\r\n")
     assert (head.status, head.upgrade) == (403, b"")
 
 

@@ -388,11 +388,6 @@ def test_a_reload_drops_no_connection(hosts: Hosts) -> None:
     assert not failures
 
 
-def test_upgrade_is_answered_501(hosts: Hosts) -> None:
-    head, body = hosts.request(get(headers="Upgrade: websocket\r\nConnection: Upgrade\r\n"))
-    assert head.startswith(b"HTTP/1.1 501") and b"upgrade_not_supported" in body
-
-
 def test_labels_of_both_reporters(hosts: Hosts) -> None:
     hosts.request(get())
     source = {
