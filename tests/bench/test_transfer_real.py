@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import socket
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from bench import transfer
-from bench.applications.bulk import ANSWER, Server
+from bench.applications.bulk import ANSWER
+from tests.meshd.agent.rig import free_port, until
+from tests.parts.find import ROOT
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A server in a thread that ends with this process; its loop has no end of its own."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=Server(listener).run, daemon=True).start()
-    yield listener.getsockname()[1]
+    """The server has no end of its own, so it is a process of its own."""
+    free = free_port("127.0.0.1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.applications.bulk", str(free)], cwd=ROOT
+    ) as p:
+        try:
+            until(lambda: transfer.connect(free).close() is None, "the server listens")
+            yield free
+        finally:
+            p.kill()
 
 
 def test_bytes_arrive_as_they_were_sent(port: int) -> None:

@@ -29,7 +29,7 @@ from tests.meshd.discovery.consul_agent import ConsulAgent
 
 REVIEWS = 9080
 """The mesh's port of reviews."""
-GENEROUS = 30.0
+GENEROUS = 60.0
 """Seconds that a condition may take on a busy machine."""
 
 

@@ -29,7 +29,7 @@ import yaml
 
 from ca.client import PolicyClient
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 def free_port(address: str) -> int:
