@@ -129,6 +129,8 @@ class H2Connection:
             self._resume()
         if self.closing and self._writing is None and not self.engine.streams:
             self.finish()
+        elif self.engine.closing and self._writing is None and self.engine.finished:
+            self.finish()  # the peer broke a rule, which showed only as bytes were made
 
     async def _write(self, data: bytes, sent: int) -> None:
         """The socket is full: wait for it, and nothing more leaves the engine meanwhile."""

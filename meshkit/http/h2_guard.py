@@ -46,6 +46,8 @@ PADDED = 8
 
 _HEAD = Struct(">IBI").unpack_from
 """Length and type, flags, stream."""
+_KIND = Struct(">IB").unpack_from
+"""The same without the stream."""
 _BYTES_A_FRAME = 64
 """Bytes sent or received that pay for one small frame."""
 _FREE = 16
@@ -89,11 +91,11 @@ class Guard:
         idle = small = 0
         odd: list[tuple[int, int]] | None = None
         while pos + HEADER_BYTES <= size:
-            word, flags, _ = _HEAD(data, pos)
+            word, flags = _KIND(data, pos)
             length = word >> 8
-            kind = word & 0xFF
             if length > largest:
                 raise H2Error(FRAME_SIZE_ERROR, "h2_frame_too_large", "a frame over our limit")
+            kind = word & 0xFF
             if kind == DATA:
                 if length < _SMALL:
                     small += 1

@@ -225,24 +225,28 @@ class NGH2Engine(BaseEngine):
         return bool(self._conn.want_write or self._tail or self._resets)
 
     def output(self, n: int = 65536) -> bytes:
-        data = b""
-        if self._tail:
-            data, self._tail = self._tail[:n], self._tail[n:]
-        if self._dead or len(data) == n:
-            return data
+        if self._tail or self._dead:
+            return self._with_tail(n)
         conn = self._conn
-        data = data + conn.data_to_send(n - len(data)) if data else conn.data_to_send(n)
+        data = conn.data_to_send(n)
         if self._resets and len(data) < n and self._submit_resets():
             data += conn.data_to_send(n - len(data))
-        self._cut = len(data) == n
-        self._guard.sent += len(data)
+        if data:
+            size = len(data)
+            self._cut = size == n
+            self._guard.sent += size
         # Closed streams, and what was wrong with a head, come to light as bytes are made.
-        events = conn.events()
-        if events:
-            handlers = _HANDLERS
-            for event in events:
-                handlers[event.__class__](self, event)
+        handlers = _HANDLERS
+        for event in conn.events():
+            handlers[event.__class__](self, event)
         return data
+
+    def _with_tail(self, n: int) -> bytes:
+        """What was made early, or is left of a connection that is over, goes first."""
+        data, self._tail = self._tail[:n], self._tail[n:]
+        if self._dead or len(data) == n:
+            return data
+        return data + self.output(n - len(data))
 
     def _submit_resets(self) -> bool:
         """All bytes that may go are out, so no queued response is lost to a reset."""
