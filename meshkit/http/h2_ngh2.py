@@ -17,7 +17,6 @@ from meshkit.http.fields import Field
 from meshkit.http.h2 import (
     ENHANCE_YOUR_CALM,
     INTERNAL_ERROR,
-    LAST_STREAM,
     NO_ERROR,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
@@ -320,8 +319,13 @@ class NGH2Engine(BaseEngine):
         self._dead = True
 
     def notice(self) -> None:
-        if self._server:
-            self.goaway(NO_ERROR, LAST_STREAM)
+        if self._server and not self._dead:
+            try:
+                # Not a GOAWAY like another: after one, an idle session takes nothing more.
+                self._conn.send_shutdown_notice()
+            except _GONE:
+                return
+            self.closing = True
 
     def ping(self, payload: bytes = bytes(8)) -> None:
         if not self._dead:

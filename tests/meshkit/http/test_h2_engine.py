@@ -14,6 +14,7 @@ from meshkit.http.h2 import (
     GoingAway,
     H2Error,
     StreamsExhausted,
+    goaway_frame,
 )
 from meshkit.http.limits import MESHD
 from tests.meshkit.http.h2_pair import GET, OK, POST, Pair, drain, engine_of
@@ -220,6 +221,24 @@ def test_a_notice_stops_new_streams_and_refuses_none(pair: Pair) -> None:
         ("response", stream, OK, True),
     ]
     assert pair.server.finished and pair.client.finished
+
+
+def test_a_request_that_crosses_a_notice_is_served(pair: Pair) -> None:
+    """Also where no other stream is open: the notice refuses nothing."""
+    pair.exchange()
+    stream = pair.client.request(GET, True)
+    request = drain(pair.client)
+    pair.server.notice()
+    pair.to_client()
+    pair.server.receive(request, 0.0)
+    assert pair.at_server.take("request") == [("request", stream, GET, True)]
+    pair.server.respond(stream, OK, True)
+    pair.exchange()
+    assert pair.at_client.take("response") == [("response", stream, OK, True)]
+    assert not pair.server.finished
+    pair.server.goaway(NO_ERROR)
+    assert drain(pair.server).endswith(goaway_frame(stream, NO_ERROR))
+    assert pair.server.finished
 
 
 def test_streams_above_a_goaway_were_refused(pair: Pair) -> None:
