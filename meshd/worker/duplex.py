@@ -206,7 +206,7 @@ class Stream(Edges):
         except OSError as exc:
             if not size:
                 return self._end_of_fill(exc)
-            self._late = exc
+            self._late = without_frames(exc)
         self.bytes_in += size
         self.credit -= size if size > READ_COST else READ_COST
         if not size:
@@ -225,7 +225,7 @@ class Stream(Edges):
     def _end_of_fill(self, exc: OSError) -> int:
         if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             self._end_of_tls(exc)
-            self._late = exc
+            self._late = without_frames(exc)
             return 0
         self._failed(exc)
         raise exc
@@ -437,6 +437,18 @@ class Stream(Edges):
     def _let_go(self) -> None:
         self._recv = self._send = _closed_call
         super()._let_go()
+        if self.tls is not None:  # 41 kB of OpenSSL's: whatever still holds us need not hold them
+            self.sock._sslobj = None  # type: ignore[attr-defined]
+            self.tls = None
+
+
+def without_frames(error: OSError) -> OSError:
+    """An error to keep: with its traceback it would keep the frames, and these the stream.
+
+    Such a cycle holds 41 kB of OpenSSL's until the collector comes by.  So does its cause's.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _at_end(_: int) -> bytes:

@@ -37,7 +37,7 @@ from termios import TIOCOUTQ
 from types import coroutine
 from typing import Any
 
-from meshd.worker.duplex import Buffer
+from meshd.worker.duplex import Buffer, without_frames
 from meshd.worker.edges import BURST, READ_EDGE, WRITE_EDGE, closed_error
 from meshd.worker.loop import DeadlineExceeded, Loop
 from meshd.worker.stream import Stream
@@ -129,7 +129,7 @@ class Way:
         self._buffer = None
 
     def _fail(self, error: OSError, culprit: Stream) -> None:
-        self.state, self.error, self.culprit = FAILED, error, culprit
+        self.state, self.error, self.culprit = FAILED, without_frames(error), culprit
 
     def look_at_source(self) -> None:
         """Fail if the source, which is not being read from, has been reset or closed."""
