@@ -179,7 +179,7 @@ def test_tcp_rules_move_new_connections(whole: Mesh) -> None:
     try:
         assert names(whole).keys() == {"ledger-v2"}
     finally:
-        whole.ctl("delete", "virtualservice/ledger")
+        assert whole.ctl("delete", "vs", "ledger", "--wait").status == 0
 
 
 def test_bytes_at_the_edge_go_where_the_rule_says(whole: Mesh) -> None:
