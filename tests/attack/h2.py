@@ -27,7 +27,7 @@ class Good:
     def __init__(self, address: str, port: int) -> None:
         self.sock = dial(address, port, 10.0)
         self.engine: Engine
-        self.engine, self.told = engine_of("client", "ngh2")
+        self.engine, self.told = engine_of("client", "")
 
     def ask(
         self, fields: Sequence[Field], body: bytes = b"", trailers: Sequence[Field] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from meshkit.http.h2 import (
@@ -332,3 +334,13 @@ def test_output_gives_no_more_than_asked_for(pair: Pair) -> None:
         pair.client.receive(piece, 0.0)
     got = b"".join(call[2] for call in pair.at_client.take("data"))  # type: ignore[misc]
     assert got == bytes(40_000)
+
+
+def test_which_engine_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(engine_of("server", "")[0]).__name__ == "NGH2Engine"
+    monkeypatch.setitem(sys.modules, "meshkit.http.h2_ngh2", None)
+    assert type(engine_of("server", "")[0]).__name__ == "HyperEngine"
+    with pytest.raises(ImportError):
+        engine_of("server", "ngh2")
+    with pytest.raises(ValueError, match="no such HTTP/2 engine"):
+        engine_of("server", "nghttp3")
