@@ -28,7 +28,7 @@ from types import coroutine
 from typing import Any
 
 from meshd.worker.edges import BURST, READ_EDGE, WRITE_EDGE, Edges, StreamClosed, closed_error
-from meshd.worker.farewell import close_notify
+from meshd.worker.farewell import send_farewell
 from meshd.worker.loop import Loop
 
 Buffer = bytes | bytearray | memoryview
@@ -54,12 +54,15 @@ class Stream(Edges):
 
     __slots__ = (
         "__weakref__",
+        "_ahead",
+        "_bulk",
         "_farewell",
         "_held",
         "_late",
         "_read_wants_write",
         "_recv",
         "_send",
+        "_stash",
         "_write_wants_read",
         "broken",
         "bytes_in",
@@ -78,7 +81,9 @@ class Stream(Edges):
         self._read_wants_write = self._write_wants_read = False
         self._held: Buffer | None = None
         self._farewell: bytes | None = None  # close_notify on its way, b"" = our side has ended
-        self._late: OSError | None = None  # what `fill` met behind the bytes it gave out
+        self._late: OSError | None = None  # what bulk.fill met behind the bytes it gave out
+        self._stash = b""  # read, and to be given out again
+        self._bulk = self._ahead = False  # see bulk.py
         self._recv: Callable[[int], bytes] = sock.recv
         self._send: Callable[[Buffer], int] = sock.send
 
@@ -169,67 +174,6 @@ class Stream(Edges):
             yield from self.loop.yield_turn()
             self.credit = BURST
 
-    def fill(self, view: memoryview) -> int | None:
-        """As `try_recv`, into `view` of RECORD bytes at least: how many, 0 at the end, or None.
-
-        With TLS several records at once, so that they go on in one send. No room is left unread
-        in OpenSSL, which `shutdown_write` relies on.
-        """
-        if not self.readable or self.credit <= 0:
-            if self.closed:
-                raise closed_error()
-            return None
-        room, size = len(view), 0
-        try:
-            if self._late is not None:
-                raise self._late
-            if self.tls is None:
-                size = self.sock.recv_into(view)
-                if 0 < size < room and self._short_proves:
-                    self.readable = False
-            else:
-                read = self.tls.read
-                while size + RECORD <= room:
-                    got = read(RECORD, view[size:])
-                    size += got
-                    if got < RECORD and (not got or self._emptied()):
-                        break
-        except (BlockingIOError, ssl.SSLWantReadError):
-            self.readable = False
-            if not size:
-                return None
-        except ssl.SSLWantWriteError:
-            self.writable = False
-            self._read_wants_write = True
-            if not size:
-                return None
-        except OSError as exc:
-            if not size:
-                return self._end_of_fill(exc)
-            self._late = without_frames(exc)
-        self.bytes_in += size
-        self.credit -= size if size > READ_COST else READ_COST
-        if not size:
-            self.eof = True
-        return size
-
-    def _emptied(self) -> bool:
-        """After a short record: whether the kernel proves that there is nothing more."""
-        if self._short_proves and not self.tls.pending():
-            ioctl(self.fd, FIONREAD, _unread)
-            if not _unread[0]:
-                self.readable = False
-                return True
-        return False
-
-    def _end_of_fill(self, exc: OSError) -> int:
-        if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            self._end_of_tls(exc)
-            self._late = without_frames(exc)
-            return 0
-        self._failed(exc)
-        raise exc
-
     def readable_now(self) -> bool:
         """Whether a read would find something: data, the end, an error. Asks the kernel if needed.
 
@@ -255,11 +199,11 @@ class Stream(Edges):
         self.eof = False
         self.readable = True
         self._short_proves = False  # of a stash it says nothing about the kernel
+        self._stash = data
 
         def stashed(n: int) -> bytes:
-            nonlocal data
-            piece, data = data[:n], data[n:]
-            if not data:
+            piece, self._stash = self._stash[:n], self._stash[n:]
+            if not self._stash:
                 self._recv = recv
             return piece
 
@@ -372,7 +316,7 @@ class Stream(Edges):
 
         False: the kernel had no room for the close_notify; `wait_writable`, and call again.
         """
-        if self.tls is not None and not self.broken and not self._send_farewell():
+        if self.tls is not None and not self.broken and not send_farewell(self):
             return False
         try:
             self.sock.shutdown(socket.SHUT_WR)
@@ -380,33 +324,6 @@ class Stream(Edges):
             if exc.errno != errno.ENOTCONN:
                 raise
         return True
-
-    def _send_farewell(self) -> bool:
-        """Whether all of the close_notify is out; made at the first call."""
-        if self._farewell is None:
-            self._farewell = self._new_farewell()
-        while self._farewell:
-            try:
-                sent = socket.socket.send(self.sock, self._farewell)
-            except BlockingIOError:
-                self.writable = False
-                return False
-            except OSError:  # the peer has gone without it
-                self._farewell = b""
-                break
-            self._farewell = self._farewell[sent:]
-        return True
-
-    def _new_farewell(self) -> bytes:
-        if self._held is not None:
-            return b""  # OpenSSL has half a record of ours: the FIN has to do
-        if self.tls.pending():
-            self.credit = BURST
-            self._unread(self.try_recv(RECORD) or b"")
-        try:
-            return close_notify(self.tls, self.fd)
-        except OSError:
-            return b""  # no descriptor for a moment's copy
 
     def _close_notify(self) -> None:
         """Best effort: whether the peer hears it is the peer's business."""

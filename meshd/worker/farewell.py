@@ -14,25 +14,63 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from meshd.worker.duplex import Stream
+
+_RECORD = 16_384
 MOST = 512
 """Bytes of an alert record: 24 with AES-GCM; TLS 1.2 with a MAC adds some."""
 
 _decoy: tuple[socket.socket, socket.socket] | None = None
 
 
-def close_notify(tls: Any, fd: int) -> bytes:
-    """The record, for the caller to send; b"" if `tls` cannot make one.  OSError: no descriptors.
+def send_farewell(stream: Stream) -> bool:
+    """Whether all of our close_notify is out, which is made at the first call.
 
-    Nothing may be pending in OpenSSL: neither a send that has to be repeated nor a record that
-    was read in part.
+    False: wait until the stream is writable, and call again.
+    """
+    if stream._farewell is None:
+        stream._farewell = _new(stream)
+    while stream._farewell:
+        try:
+            sent = socket.socket.send(stream.sock, stream._farewell)
+        except BlockingIOError:
+            stream.writable = False
+            return False
+        except OSError:  # the peer has gone without it
+            sent = len(stream._farewell)
+        stream._farewell = stream._farewell[sent:]
+    return True
+
+
+def _new(stream: Stream) -> bytes:
+    if stream._held is not None:
+        return b""  # OpenSSL has half a record of ours: the FIN has to do
+    try:
+        record, ahead = close_notify(stream.tls, stream.fd)
+    except OSError:
+        return b""  # no descriptor for a moment's copy
+    if ahead:
+        stream.bytes_in += len(ahead)
+        stream._unread(ahead)
+    return record
+
+
+def close_notify(tls: Any, fd: int) -> tuple[bytes, bytes]:
+    """The record, for the caller to send, and what OpenSSL had read ahead, for later reads.
+
+    The record is b"" if `tls` cannot make one.  OSError: no descriptors.  No send that has to be
+    repeated may be pending in OpenSSL.
     """
     near, far = _pair()
+    ahead = b""
     spare = os.dup(fd)
     try:
         os.dup2(near.fileno(), fd, inheritable=False)
         try:
+            ahead = _drain(tls)
             tls.shutdown()
         except (OSError, ValueError):
             pass  # as a rule WantRead: there is nothing to read
@@ -41,9 +79,20 @@ def close_notify(tls: Any, fd: int) -> bytes:
     finally:
         os.close(spare)
     try:
-        return far.recv(MOST)
+        return far.recv(MOST), ahead
     except BlockingIOError:
-        return b""
+        return b"", ahead
+
+
+def _drain(tls: Any) -> bytes:
+    """Records that OpenSSL holds: shutdown would stumble over them."""
+    pieces = []
+    try:
+        while piece := tls.read(_RECORD):
+            pieces.append(piece)
+    except OSError:
+        pass  # WantRead; an error comes again when its turn is
+    return b"".join(pieces)
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:

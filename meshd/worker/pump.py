@@ -37,12 +37,13 @@ from termios import TIOCOUTQ
 from types import coroutine
 from typing import Any
 
+from meshd.worker.bulk import fill
 from meshd.worker.duplex import Buffer, without_frames
 from meshd.worker.edges import BURST, READ_EDGE, WRITE_EDGE, closed_error
 from meshd.worker.loop import DeadlineExceeded, Loop
 from meshd.worker.stream import Stream
 
-BUFFER = 65_536
+BUFFER = 131_072
 """One read, and one send: docs/tcp.md has the measurements."""
 SPARE = 16
 """Empty buffers kept for the next read; a slow reader's come back at once and in crowds."""
@@ -83,7 +84,7 @@ class Way:
             while True:
                 buffer = _spare.pop() if _spare else memoryview(bytearray(BUFFER))
                 stream = self.source
-                size = stream.fill(buffer)
+                size = fill(stream, buffer)
                 if not size:
                     _spare.append(buffer)
                     if size is None:
