@@ -134,7 +134,9 @@ class NGH2Engine(BaseEngine):
         self._sink.request(stream, event.headers, event.end_stream)
 
     def _on_response(self, event: ngh2.ResponseReceived) -> None:
-        self._sink.response(event.stream_id, event.headers, event.end_stream)
+        stream = event.stream_id
+        if not self._open.get(stream):  # else it was reset, and only bytes on the way remain
+            self._sink.response(stream, event.headers, event.end_stream)
 
     def _on_interim(self, event: ngh2.InformationalResponseReceived) -> None:
         stream = event.stream_id

@@ -151,6 +151,17 @@ def test_resets_of_either_side(pair: Pair) -> None:
     ]
 
 
+def test_what_was_on_its_way_to_a_reset_stream_is_not_told(pair: Pair) -> None:
+    stream = pair.open()
+    pair.server.respond(stream, OK, False)
+    pair.server.send(stream, b"late", True)
+    late = drain(pair.server)
+    pair.client.reset(stream, CANCEL)
+    pair.client.receive(late, 0.0)
+    pair.exchange()
+    assert pair.at_client.take() == [("closed", stream)]
+
+
 def test_a_reset_does_not_overtake_the_response_before_it(pair: Pair) -> None:
     stream = pair.open(POST, False)
     pair.server.respond(stream, OK, False)
