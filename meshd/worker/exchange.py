@@ -229,8 +229,7 @@ class Exchange(Streaming):
         except OSError as error:
             self._abandon(conn)
             if self._client_gone is not None:
-                gone, self._client_gone = self._client_gone, None  # no cycle with its frames
-                raise gone from error
+                raise self._gone() from error
             if self.status or conn is None:
                 raise
             if conn.stream.tls_alert and outcome != "reset-after-bytes":

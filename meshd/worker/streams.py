@@ -213,8 +213,7 @@ class Streaming(Transfer):
         except UpstreamFailed as error:
             self._drop(up)
             if self._client_gone is not None:
-                gone, self._client_gone = self._client_gone, None  # no cycle with its frames
-                raise gone from error
+                raise self._gone() from error
             if self.status:
                 self._code = error.code if error.code in _PASSED_ON else INTERNAL_ERROR
                 raise self._cut(error.detail) from error

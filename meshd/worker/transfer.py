@@ -189,6 +189,12 @@ class Transfer:
                 raise ClientGone(None)
             down.reader.feed(received)
 
+    def _gone(self) -> ClientGone:
+        """Why the upload ended, to be raised: kept by nobody, or its frames would keep us."""
+        gone, self._client_gone = self._client_gone, None
+        assert gone is not None
+        return gone
+
     # The answer, downstream
 
     def _answer_head(self, response: ResponseHead, choice: Choice, conn: Connection) -> bytes:
