@@ -14,7 +14,7 @@ from fcntl import ioctl
 from termios import FIONREAD
 from typing import TYPE_CHECKING
 
-from meshd.worker.duplex import READ_COST, RECORD, _unread
+from meshd.worker.duplex import READ_COST, RECORD, _unread, without_frames
 from meshd.worker.edges import closed_error
 from meshd.worker.readahead import enable
 
@@ -46,7 +46,7 @@ def fill(stream: Stream, view: memoryview) -> int | None:
         stream._read_wants_write = True
         return None
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-        stream._late = error
+        stream._late = without_frames(error)
         stream._end_of_tls(error)
         return 0
     except OSError as error:
@@ -82,7 +82,7 @@ def _fill_tls(stream: Stream, view: memoryview) -> int:
         if not size:
             raise
         if not isinstance(error, ssl.SSLWantWriteError):
-            stream._late = error
+            stream._late = without_frames(error)
     else:
         if not stream._ahead and stream._bulk:
             stream._ahead = enable(stream.tls)

@@ -216,6 +216,8 @@ async def join(x: Exchange, response: ResponseHead, choice: Choice, up: Upstream
         raise
     finally:
         ctx.tunnels -= 1
+        for name in ("_try", "end_now", "_body_piece"):
+            x.__dict__.pop(name, None)  # each refers to x itself: a cycle with both connections
 
 
 async def _switch(x: Exchange, response: ResponseHead, choice: Choice, up: Upstream) -> None:
