@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -22,14 +23,20 @@ class BenchError(Exception):
     """The benchmark cannot go on; the message says why and what to do."""
 
 
+_given: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on just now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
+    """Ports of loopback that nobody listens on just now, and that were not given out before."""
+    ports: list[int] = []
+    with contextlib.ExitStack() as open_ones:
+        while len(ports) < count:
+            sock = open_ones.enter_context(socket.socket())
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+            if port not in _given:
+                _given.add(port)
+                ports.append(port)
     return ports
 
 

@@ -223,7 +223,10 @@ class Host:
         return processes.start(command, self.log, PROXY_CPU)
 
     def _program(self) -> list[str]:
-        """An agent starts its workers with the interpreter that it believes to be its own."""
+        """An agent starts its workers with the interpreter that it believes to be its own.
+
+        Whatever stands in for that may be slow to start: the agent waits for it.
+        """
         if self.worker_python is None:
             return [sys.executable, "-m", "meshd"]
         code = (
