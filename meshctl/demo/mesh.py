@@ -23,7 +23,7 @@ from meshctl.errors import Failure
 from meshctl.exits import Exit
 from meshctl.rollout import rollout
 
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0
 """How long each part may take to be ready; a second or two is usual."""
 POLL = 0.1
 
@@ -207,8 +207,8 @@ class Mesh:
         return f"http://{self.layout.address('b')}:9082/reviews/1"
 
     async def worker_of(self, host: str, not_pid: int = 0) -> int:
-        """Pid of a host's worker; other than ``not_pid``, waited for up to 5 s, else 0."""
-        with trio.move_on_after(5):
+        """Pid of a host's worker; other than ``not_pid``, waited for up to 20 s, else 0."""
+        with trio.move_on_after(20):
             while True:
                 status = view.parse(await self.api.get("/v1/status"))
                 for known in status.hosts:

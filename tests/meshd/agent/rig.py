@@ -32,10 +32,18 @@ from ca.client import PolicyClient
 DEADLINE = 60.0
 
 
+_given: set[tuple[str, int]] = set()
+
+
 def free_port(address: str) -> int:
-    with socket.socket() as sock:
-        sock.bind((address, 0))
-        return int(sock.getsockname()[1])
+    """A port that nobody has, and that was not given before: it may not be in use yet."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind((address, 0))
+            found = address, int(sock.getsockname()[1])
+        if found not in _given:
+            _given.add(found)
+            return found[1]
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
