@@ -69,13 +69,19 @@ class Exchange(Streaming):
             self.flags = "DC"
             return False
         except (OSError, DeadlineExceeded) as error:
-            # Writing downstream failed, or the client stopped taking the answer.
+            # Writing downstream failed, the client stopped taking the answer, or the route's
+            # time is over within it.
             if self.flags == "-":
-                self.flags = "DC"
-                self.failure = str(error)
+                self.flags = "UT" if self._is_late(error) else "DC"
+                self.failure = str(error) or "route timeout"
             return False
         finally:
             self.ctx.record(self)
+
+    def _is_late(self, error: Exception) -> bool:
+        """The route's timeout cut an answer of the upstream."""
+        late = isinstance(error, DeadlineExceeded) and self.details == "via_upstream"
+        return late and 0.0 < self.deadline <= self.ctx.loop.now
 
     def _admit(self) -> Action:
         """Everything that is decided from the head alone.  Raises HTTPError, Unroutable."""

@@ -38,7 +38,8 @@ from meshkit.telemetry.trace import valid_request_id
 
 if TYPE_CHECKING:
     from meshd.worker.h2_server import H2Downstream
-    from meshd.worker.routes import Action, Choice
+    from meshd.worker.routes import Action, Choice, Target
+    from meshd.worker.streams import TryFailed
 
 _STATUS = {status: (b":status", b"%d" % status) for status in range(100, 600)}
 
@@ -122,6 +123,10 @@ class H2Exchange(Exchange):
         finally:
             self._end(code)
             self.ctx.record(self)
+
+    async def _try(self, action: Action, tried: Sequence[Target]) -> TryFailed | None:
+        """Of `_after`: HTTP/1.1's own try writes to a connection, and this is a stream."""
+        return await self._stream_try(action, tried)
 
     def _end(self, code: int) -> None:
         """The stream's last: an answer that broke off is reset, and so is an unwanted body."""

@@ -49,6 +49,7 @@ class Recorder:
         self._stamps = Stamps()
         self._plain: dict[tuple[str, ...], int] = {}
         self._unrouted: dict[object, Series] = {}
+        self._messages: dict[object, tuple[int, ...]] = {}
         self._sets = LabelSets(ctx.counters)
         self._tcp = TCPRecorder(ctx, self._sets, self._stamps)
         self.opened = self._tcp.opened
@@ -158,8 +159,13 @@ class Recorder:
         counts = x.messages_in, x.messages_out
         if x.messages_told == counts:
             return
-        place = self._place(x, x.action)
-        offsets = self._sets.stream(_MESSAGES, place, "grpc")
+        known = self._messages if x.action is None else x.action.messages
+        key = (x.entry.who, x.peer_facts)
+        offsets = known.get(key)
+        if offsets is None:
+            place = self._place(x, x.action)
+            offsets = self._sets.stream(_MESSAGES, place, "grpc")
+            known[place.who, place.facts] = offsets
         for offset, count, told in zip(offsets, counts, x.messages_told, strict=True):
             self._cells[offset] += count - told
         x.messages_told = counts

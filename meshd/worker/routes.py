@@ -118,9 +118,12 @@ class Choice:
 
 
 class Action:
-    """A route, ready to run.  ``series`` belongs to `meshd.worker.record`."""
+    """A route, ready to run.  ``series`` and ``messages`` belong to `meshd.worker.record`."""
 
-    __slots__ = ("choices", "destination", "local", "name", "pick", "retry", "series", "timeout")
+    __slots__ = (
+        *("choices", "destination", "local", "messages", "name", "pick", "retry", "series"),
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -135,6 +138,7 @@ class Action:
         self.choices = choices
         self.destination = destination
         self.series: dict[object, Series] = {}
+        self.messages: dict[object, tuple[int, ...]] = {}
         self.local: tuple[Facts, str] | None = None
         """Inbound: the local workload's facts and identity."""
         several = len(choices) > 1

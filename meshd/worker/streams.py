@@ -20,7 +20,7 @@ from meshd.worker.entry import Unroutable, fields_of
 from meshd.worker.loop import DeadlineExceeded
 from meshd.worker.transfer import ClientGone, Transfer
 from meshd.worker.upstream import ConnectFailed
-from meshkit.balance.retry import may_retry
+from meshkit.balance.retry import EXHAUSTED, may_retry
 from meshkit.http.fields import Field
 from meshkit.http.h1 import HTTPError, RequestHead, ResponseHead, chunk, last_chunk
 from meshkit.http.h2 import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR
@@ -297,7 +297,10 @@ class Streaming(Transfer):
             return False
         keyed = b"idempotency-key" in self.names
         method, outcome = self.head.method, f"status-{status}"
-        return may_retry(action.retry, method, keyed, self.tries, outcome).retry
+        verdict = may_retry(action.retry, method, keyed, self.tries, outcome)
+        if verdict.why == EXHAUSTED and self.tries > 1:
+            self.flags = "URX"
+        return verdict.retry
 
     def _limit_try(self, per_try: float) -> None:
         limit = self.ctx.loop.now + per_try

@@ -107,6 +107,10 @@ class Watch:
                 down.end_soon("keepalive_age")
             down.sweep(now)
             for x in down.exchanges():
+                if (
+                    x.grpc and x.status
+                ):  # a stream may live for days: its messages are counted meanwhile
+                    self._ctx.recorder.messages(x)
                 progress = before.get(x)
                 if progress is None:
                     progress = Progress(x, now)

@@ -87,7 +87,8 @@ class Verdict:
 
 _SAFE = Verdict(True, "safety-rule", pause=False)
 _UNSAFE = Verdict(False, "not-idempotent")
-_EXHAUSTED = Verdict(False, "no-attempts-left")
+EXHAUSTED = "no-attempts-left"
+_EXHAUSTED = Verdict(False, EXHAUSTED)
 _NOT_LISTED = Verdict(False, "not-in-retry-on")
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from meshkit.telemetry.accesslog import GRPC_KEYS, KEYS
+from meshkit.telemetry.flags import FILES, OUTCOMES
 from meshkit.telemetry.metrics import (
     DURATION_BOUNDS,
     ISTIO_LABELS,
@@ -67,7 +68,28 @@ and response_code 0. Lines of gRPC requests end with {", ".join(f"`{key}`" for k
 Keys, in order:
 
 {keys}
-"""
+
+## Response flags and details
+
+How requests and connections end; statuses are what the client is told (0: what the upstream
+said, or nothing), gRPC callers get the grpc-status that stands for them. A refused message has the
+rule it broke as its details.
+
+{_outcomes()}"""
+
+
+def _outcomes() -> str:
+    head = "| of | flag | details | status | meaning | shown by |\n|---|---|---|---|---|---|\n"
+    rows = (
+        f"| {row.of} | `{row.flag}` | {_code(row.details)} | {row.status} | {row.meaning} | "
+        f"[{row.test}](../{FILES[row.file]}) |\n"
+        for row in OUTCOMES
+    )
+    return head + "".join(rows)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else "–"
 
 
 def _rows(metrics: list[Metric], labels: bool) -> str:

@@ -122,7 +122,7 @@ def test_an_http1_client_has_a_tunnel(hosts: Hosts, mesh: str, application: str)
     assert logged["bytes_received"] == logged["bytes_sent"] == 5 + len(DATA)
 
 
-def test_an_application_without_extoverconnect_is_501(hosts: Hosts) -> None:
+def test_an_application_without_extended_connect_is_501(hosts: Hosts) -> None:
     arrange(hosts, "HTTP2", "HTTP2")
 
     def old(conn: socket.socket) -> None:
