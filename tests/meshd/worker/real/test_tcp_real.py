@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import ssl
 import struct
@@ -373,6 +374,68 @@ def test_connections_of_a_listener(tcp: TCP) -> None:
     with tcp.dial() as conn:
         conn.sendall(b"x")
         assert conn.recv(1) == b"x"
+
+
+def test_descriptors_run_out(tcp: TCP) -> None:
+    """Who is joined goes on, who comes too late is reset or waits, and then all is well again."""
+    tcp.hosts.use(echo)
+    pid = tcp.hosts.near.process.pid
+    kept: list[socket.socket] = []
+    try:
+        kept += [_joined(tcp) for _ in range(3)]
+        used = _descriptors(pid)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 5, 4096))
+        late = [tcp.dial() for _ in range(6)]
+        kept += late
+        time.sleep(0.5)
+        for conn in kept[:3]:
+            conn.sendall(b"still")
+            assert conn.recv(5) == b"still"
+        wait_for(lambda: tcp.count("meshd_accept_pauses_total") or tcp.closed("UF"))
+        assert _descriptors(pid) <= used + 5
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (4096, 4096))
+    finally:
+        for conn in kept:
+            conn.close()
+    _joined(tcp).close()
+    assert tcp.hosts.near.process.poll() is None
+    assert not tcp.count("meshd_fiber_errors_total")
+
+
+def _descriptors(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _joined(tcp: TCP) -> socket.socket:
+    conn = tcp.dial()
+    conn.sendall(b"x")
+    assert conn.recv(1) == b"x"
+    return conn
+
+
+def test_a_slow_reader_costs_little(tcp: TCP) -> None:
+    """Of bytes that nobody takes, a hop holds less than 256 KiB."""
+    tcp.hosts.use(lambda conn: conn.sendall(bytes(1 << 30)))
+    first = [tcp.dial() for _ in range(4)]
+    for conn in first:
+        conn.recv(1)
+    pids = {side: getattr(tcp.hosts, side).process.pid for side in ("near", "far")}
+    time.sleep(0.5)
+    before = {side: _pss(pid) for side, pid in pids.items()}
+    more = [tcp.dial() for _ in range(16)]
+    for conn in more:
+        conn.recv(1)
+    time.sleep(1.0)
+    for side, pid in pids.items():
+        assert (_pss(pid) - before[side]) / len(more) < 256 + 64, side  # TLS state besides
+    for conn in first + more:
+        conn.close()
+
+
+def _pss(pid: int) -> int:
+    """Memory of a process in KiB."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(text.split("Pss:")[1].split()[0])
 
 
 def test_http_beside_tcp(tcp: TCP) -> None:
