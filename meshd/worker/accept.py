@@ -324,7 +324,9 @@ async def _edge(
         if not chosen.passthrough:
             await _handshake(ctx, stream, _edge_context(ctx, chosen))
         ctx.admission.handshaken(stream)
-    elif spec.protocol == "TCP" and servers:
+    elif spec.protocol != "HTTP":
+        if not servers:
+            raise NotServed("no_server", "no Gateway has this port any more", reset=True)
         chosen = servers[0]
     limits = ctx.limits_for(spec)
     where = text(local), text(remote)

@@ -117,6 +117,9 @@ class TCPConnection:
     async def _upstream(self) -> Stream:
         """Connected and introduced.  Raises Unserved."""
         ctx, record = self._ctx, self.record
+        if ctx.overload.level > 1:
+            ctx.limit("overload_refused")
+            raise Unserved("UO", "overloaded", "descriptors are running out")
         action = self._routed()
         record.route_name = action.name
         record.destination, record.local = action.destination, action.local

@@ -227,7 +227,10 @@ def test_a_preface_in_any_pieces(tcp: TCP, tmp_path: Path, step: int) -> None:
     with _mesh(tcp, tmp_path) as conn:
         for at in range(0, len(data), step):
             conn.sendall(data[at : at + step])
-        assert conn.recv(5) == b"hello"
+        received = b""
+        while len(received) < 5:
+            received += conn.recv(5)
+        assert received == b"hello"
     labels = {"source_workload": "foreign-1", "source_principal": identity("caller")}
     wait_for(lambda: tcp.count("istio_tcp_connections_opened_total", "far", **labels) == 1)
 
@@ -397,9 +400,26 @@ def test_descriptors_run_out(tcp: TCP) -> None:
     finally:
         for conn in kept:
             conn.close()
+    time.sleep(1.2)  # one look at the descriptors later
     _joined(tcp).close()
     assert tcp.hosts.near.process.poll() is None
     assert not tcp.count("meshd_fiber_errors_total")
+
+
+def test_short_of_descriptors_new_connections_are_refused(tcp: TCP) -> None:
+    tcp.hosts.use(echo)
+    pid = tcp.hosts.near.process.pid
+    kept = [_joined(tcp) for _ in range(40)]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (_descriptors(pid) + 1, 4096))
+    wait_for(lambda: '"stage": 2' in tcp.hosts.near.stderr.read_text())
+    with pytest.raises(ConnectionResetError), tcp.dial() as conn:
+        conn.recv(1)
+    wait_for(lambda: tcp.closed("UO") == 1)
+    assert hits(tcp.hosts)["overload_refused"] == 1
+    for conn in kept:
+        conn.sendall(b"y")
+        assert conn.recv(1) == b"y"
+        conn.close()
 
 
 def _descriptors(pid: int) -> int:
