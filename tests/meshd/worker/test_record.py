@@ -105,6 +105,25 @@ def test_sizes_are_counted_within_a_second(world: World) -> None:
     assert sum(got_cells[:-1]) == sum(sent_cells[:-1]) == 4
 
 
+def test_counters_of_messages_are_looked_up_once_for_each_peer_of_a_route(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    action = SimpleNamespace(series={}, messages={}, destination=HOST, local=None, name="db")
+    looked_up: list[tuple[str, ...]] = []
+    stream = LabelSets.stream
+
+    def counting(sets: LabelSets, names: tuple[str, ...], *rest: Any) -> tuple[int, ...]:
+        looked_up.append(names)
+        return stream(sets, names, *rest)
+
+    monkeypatch.setattr(LabelSets, "stream", counting)
+    for facts in (b"", encode_facts(Facts("db", "default", "v1")), b"", b""):
+        world.request(grpc=True, action=action, peer_facts=facts, messages_in=1, messages_out=2)
+    assert len(looked_up) == 2
+    cells = [s.values for s in read(world.path) if s.name == "istio_response_messages_total"]
+    assert sorted(cells) == [(2,), (6,)]
+
+
 def test_grpc_has_its_own_status_and_messages(world: World) -> None:
     x = world.request(grpc=True, grpc_status="5", protocol=b"HTTP/2", messages_in=2, messages_out=3)
     world.request(grpc=True, grpc_status="5", protocol=b"HTTP/2")
