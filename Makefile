@@ -14,7 +14,7 @@ BENCH_PIP     = $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --qu
 # Two test files at a time, each in one process and in its order; -n 0 in ARGS: one after the other.
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check bench parts docs clean
+.PHONY: demo test check bench soak parts docs clean
 
 demo: $(VENV)/.run
 	@$(BIN)/meshctl demo $(ARGS)
@@ -39,6 +39,10 @@ docs: $(VENV)/.dev
 # built without profile-guided optimization costs about 30 % more CPU.
 bench: parts $(BENCH_VENV)/.ready
 	@$(BENCH_VENV)/bin/python -m bench $(ARGS)
+
+# Half an hour on two cores: 5 GB each way over each protocol, a million short requests.
+soak: $(VENV)/.dev parts
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 parts: $(VENV)/.dev
 	@$(BIN)/python tests/parts/install.py

@@ -21,7 +21,8 @@ from tests.peers.patience import until
 
 Config = dict[str, Any]
 _TYPES = "type.googleapis.com/envoy.extensions"
-ALPN = {"HTTP": "http/1.1", "HTTP2": "h2", "TCP": "baremesh-tcp/1"}
+ALPN = {"HTTP": "http/1.1", "HTTP2": "h2", "TCP": "baremesh-tcp"}
+"""What an Envoy speaks between hosts; over TCP without the preface, which it cannot write."""
 
 
 def _typed(kind: str, name: str, **config: Any) -> Config:
