@@ -70,7 +70,7 @@ def parse_wrk(out: str) -> Load:
 
 
 def _percentile(out: str, percent: int) -> float:
-    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", out, re.MULTILINE)
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m) *$", out, re.MULTILINE)
     if found is None:
         raise LoadError(f"wrk printed no {percent}th percentile: {out.strip()}")
     return float(found[1]) * _UNITS[found[2]]

@@ -30,7 +30,7 @@ def test_a_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("printed", "milliseconds"), [("812.00us", 0.812), ("3.50ms", 3.5), ("1.25s", 1250.0)]
+    ("printed", "milliseconds"), [("812.00us", 0.812), ("3.50ms", 3.5), ("1.25s ", 1250.0)]
 )
 def test_units(printed: str, milliseconds: float) -> None:
     assert parse_wrk(report(p50=printed)).p50_ms == pytest.approx(milliseconds)
