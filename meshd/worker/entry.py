@@ -221,7 +221,9 @@ class OutboundEntry(Entry):
     def _choose(self, host: VirtualHost, port: int, head: RequestHead, path: bytes) -> Action:
         action = host.find(port, head.method, path, head.authority, head.headers)
         if action is None:
-            raise Unroutable("route_not_found", f"{host.spec.host}:{port}")
+            bytes_only = host.tcp.has(port) and not host.has(port)
+            reason = "port_not_http" if bytes_only else "route_not_found"
+            raise Unroutable(reason, f"{host.spec.host}:{port}")
         return action
 
 

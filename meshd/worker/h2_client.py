@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _SCHEME = (b":scheme", b"http")
 """Of the target: applications that look at it serve cleartext, and the mesh adds the TLS."""
 _TE = (b"te", b"trailers")
+_NO_SETTINGS = "closed before its SETTINGS, as HTTP/1.1 does: if it is, declare its port HTTP"
 _BODY_METHODS = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
@@ -288,7 +289,7 @@ class H2Client(H2Connection):
         """Whether the peer takes extended CONNECT, once it has said so or not."""
         while not self._greeted:
             if self.over:
-                raise UpstreamFailed("unsent", "upstream_reset", "closed before its SETTINGS")
+                raise UpstreamFailed("unsent", "upstream_reset", _NO_SETTINGS)
             fiber = self.loop.current
             self._askers.append(fiber)
             try:

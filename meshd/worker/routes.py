@@ -18,7 +18,7 @@ from meshkit.balance.pick import Balancer, make_balancer
 from meshkit.balance.weighted import Weighted
 from meshkit.model.resources import HeaderOperations
 from meshkit.routing.match import compile_routes, select
-from meshkit.routing.names import is_http2
+from meshkit.routing.names import AUTO, is_http2
 from meshkit.snapshot import types
 from meshkit.telemetry.peer import Facts
 
@@ -62,6 +62,12 @@ class Target:
             self._pools[identity] = pool
         return pool
 
+    def http2_pool(self, identity: str) -> Any:
+        """Of an AUTO port, for requests that came as HTTP/2."""
+        key = identity if self.sni else ""
+        where = self.address, self.port, self.sni, self.accounts
+        return self._ctx.pool(key, *where, H2Pool)
+
     def dialer(self, identity: str) -> TCPDialer:
         """For TCP, whose connections are never pooled."""
         key = identity if self.sni else ""
@@ -70,14 +76,18 @@ class Target:
 
 
 class Cluster:
-    """Endpoints and how one is picked.  ``connect_timeout`` in seconds."""
+    """Endpoints and how one is picked.  ``connect_timeout`` in seconds.
 
-    __slots__ = ("balancer", "connect_timeout", "http2", "name", "targets")
+    ``auto``: nobody declared which HTTP they speak, so it is the client's own version.
+    """
+
+    __slots__ = ("auto", "balancer", "connect_timeout", "http2", "name", "targets")
 
     def __init__(self, ctx: WorkerContext, spec: types.Cluster) -> None:
         accounts = frozenset(spec.accounts)
         self.name = spec.name
         self.connect_timeout = spec.connect_timeout
+        self.auto = spec.protocol == AUTO
         self.http2 = is_http2(spec.protocol)
         self.targets = [Target(ctx, e, accounts, self.http2) for e in spec.endpoints]
         self.balancer: Balancer[Target] = make_balancer(spec.balancer, self.targets, ctx.random)

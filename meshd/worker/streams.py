@@ -149,7 +149,10 @@ class Streaming(Transfer):
         per_try = action.retry.per_try_timeout
         if per_try:
             self._limit_try(per_try)
-        pool = target.pool(self.entry.identity)
+        if cluster.auto and self.head.http2 and not self.entry.edge:
+            pool = target.http2_pool(self.entry.identity)
+        else:
+            pool = target.pool(self.entry.identity)
         self.upstream = pool.address_text
         up: Upstream | None = None
         target.active += 1

@@ -38,9 +38,18 @@ class Reply(NamedTuple):
     text: str
 
 
+METHOD_NOT_ALLOWED = (
+    "CONNECT and TRACE are not served: the proxy port takes http:// requests; "
+    "gRPC, TLS and TCP are called by a port of upstreams"
+)
+"""CONNECT is what libraries make of http_proxy for gRPC, and of https:// for everything."""
+
 REPLIES: dict[str, Reply] = {
     "route_not_found": Reply(404, "NR", "no route for this host and path"),
     "host_not_found": Reply(404, "NR", "no service of the mesh has this host name"),
+    "port_not_http": Reply(
+        404, "NR", "this port carries connections, not requests: call it by a port of upstreams"
+    ),
     "cluster_not_found": Reply(503, "NC", "the route's destination does not exist"),
     "no_healthy_upstream": Reply(503, "UH", "no healthy endpoint"),
     "upstream_connection_failure": Reply(503, "UF", "no connection to an endpoint"),
@@ -56,7 +65,7 @@ REPLIES: dict[str, Reply] = {
     "upstream_idle_timeout": Reply(504, "SI", "the service sent nothing for too long"),
     "downstream_protocol_error": Reply(400, "DPE", "the request is not valid HTTP"),
     "upgrade_not_supported": Reply(501, "-", "this upgrade is not supported"),
-    "method_not_allowed": Reply(405, "DPE", "CONNECT and TRACE are not served"),
+    "method_not_allowed": Reply(405, "DPE", METHOD_NOT_ALLOWED),
     "caller_unknown": Reply(403, "-", "the calling process is no declared service of this host"),
     "not_authorized": Reply(403, "-", "access denied"),
     "misdirected_request": Reply(421, "-", "this connection does not serve that host"),

@@ -16,6 +16,7 @@ from typing import Final
 from meshkit.http.buffer import CHUNK_SIZE, IDLE, LENGTH, UNTIL_EOF
 from meshkit.http.chunked import BARE, ChunkedBuffer
 from meshkit.http.errors import HTTPError
+from meshkit.http.sniff import foreign
 
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
@@ -44,13 +45,30 @@ class MessageReader(ChunkedBuffer):
 
     def _check_partial(self, buf: bytes | bytearray) -> None:
         """Refuse what can no longer become a head; remember how far was searched."""
-        if BARE.search(buf, max(self._pos, self._scan - 1)):
-            raise self.bad("bad_line_ending", "a bare CR, LF or NUL in the head")
+        start = max(self._pos, self._scan - 1)
+        if BARE.search(buf, start):
+            raise self.bad("bad_line_ending", self._no_lines(bytes(buf[self._pos : self._pos + 9])))
+        end = buf.find(b"\r\n", start)
+        if end > self._pos and buf.find(b"\n", self._pos, end) < 0:
+            self._check_line(bytes(buf[self._pos : end]))
         if len(buf) - self._pos > self.limits.header_bytes:
             raise self._too_large(buf, self._pos)
         if self._eof and len(buf) > self._pos:
             raise self.bad("truncated", "the connection ended inside a head")
         self._scan = max(self._pos, len(buf) - 3)
+
+    def _check_line(self, line: bytes) -> None:
+        """Refuse a first line that is no HTTP: its sender waits for an answer, not to go on."""
+
+    def _no_lines(self, data: bytes) -> str:
+        """What is wrong with a head that begins so and has no proper lines."""
+        known = foreign(data)
+        if not known:
+            return "a bare CR, LF or NUL in the head"
+        if self._fault == 400:
+            return f"the client speaks {known}, this port takes cleartext HTTP"
+        port = "HTTP2 or GRPC" if known == "HTTP/2" else "HTTPS or TLS"
+        return f"the endpoint answers in {known}: declare its port {port}"
 
     def _too_large(self, buf: bytes | bytearray, pos: int) -> HTTPError:
         line = buf.find(b"\r\n", pos, pos + self.limits.request_line_bytes + 2)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from meshkit.http.buffer import IDLE
-from meshkit.http.errors import HTTPError
+from meshkit.http.errors import METHOD_NOT_ALLOWED, HTTPError
 from meshkit.http.fields import (
     AUTHORITY,
     CLIENT_CERT,
@@ -146,6 +146,13 @@ class RequestReader(MessageReader):
             _lines[line] = parsed
         return parsed
 
+    def _check_line(self, line: bytes) -> None:
+        # Not the preface, which is refused when it is whole; nor a line that is too long.
+        if _REQUEST_LINE.fullmatch(line) is None and len(line) <= self.limits.request_line_bytes:
+            error = self._bad_line(line)
+            if error.code == "bad_request_line":
+                raise error
+
     def _other_target(self, head: RequestHead) -> None:
         """CONNECT, TRACE, and targets that are not a path (RFC 9112 section 3.2)."""
         if head.method == b"CONNECT":
@@ -159,7 +166,7 @@ class RequestReader(MessageReader):
         if not head.authority:
             raise HTTPError(400, "no_host", "no Host header")
         if head.method in _REFUSED_METHODS:
-            raise HTTPError(405, "method_not_allowed", "CONNECT and TRACE are not served")
+            raise HTTPError(405, "method_not_allowed", METHOD_NOT_ALLOWED)
 
     def since_preface(self) -> bytes:
         """After the error ``http2_preface``: everything received, from its first byte."""

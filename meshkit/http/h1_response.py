@@ -113,6 +113,10 @@ class ResponseReader(MessageReader):
             self._begin_body(head.body)
         return head
 
+    def _check_line(self, line: bytes) -> None:
+        if not line.startswith(b"HTTP/"):
+            raise self.bad("bad_status_line", "its first line is no HTTP status line")
+
     def _status_line(self, line: bytes) -> tuple[bool, int, bytes]:
         match = _STATUS_LINE.fullmatch(line)
         if match is None:

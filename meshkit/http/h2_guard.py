@@ -94,7 +94,7 @@ class Guard:
             word, flags = _KIND(data, pos)
             length = word >> 8
             if length > largest:
-                raise H2Error(FRAME_SIZE_ERROR, "h2_frame_too_large", "a frame over our limit")
+                raise H2Error(FRAME_SIZE_ERROR, "h2_frame_too_large", _too_large(data, pos))
             kind = word & 0xFF
             if kind == DATA:
                 if length < _SMALL:
@@ -214,6 +214,12 @@ class Guard:
             raise _flood("h2_settings_flood", "too many entries in one SETTINGS frame")
         if self._settings_frames > self.settings.settings_burst:
             raise _flood("h2_settings_flood", "too many SETTINGS frames")
+
+
+def _too_large(data: bytes, pos: int) -> str:
+    if data.startswith(b"HTTP/1.", pos):  # read as a frame: 4.7 MB of an unknown type
+        return "the endpoint answers in HTTP/1.1: declare its port HTTP"
+    return "a frame over our limit"
 
 
 def _flood(limit: str, message: str) -> H2Error:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from meshkit.http.errors import STATUS_TEXT, HTTPError
+from meshkit.http.errors import METHOD_NOT_ALLOWED, STATUS_TEXT, HTTPError
 from meshkit.http.fields import (
     AUTHORITY,
     CLIENT_CERT,
@@ -120,7 +120,7 @@ def _unusual(fields: Sequence[Field], end: bool, limits: Limits) -> H2RequestHea
     if _METHOD.fullmatch(method) is None:
         raise StreamError(PROTOCOL_ERROR, "h2_bad_method", ":method is no token")
     if method == b"TRACE" or (method == b"CONNECT" and protocol is None):
-        raise HTTPError(405, "method_not_allowed", "CONNECT and TRACE are not served")
+        raise HTTPError(405, "method_not_allowed", METHOD_NOT_ALLOWED)
     if scheme not in _SCHEMES:
         raise StreamError(PROTOCOL_ERROR, "h2_bad_scheme", ":scheme is not http or https")
     _check_path(path, method, limits)

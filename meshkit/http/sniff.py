@@ -39,6 +39,17 @@ def sniff(data: bytes) -> Protocol | None:
     return _http1(data)
 
 
+def foreign(data: bytes) -> str:
+    """What speaks where HTTP/1 was expected: "HTTP/2", "TLS", or "" for anything else.
+
+    For messages to operators alone: an HTTP/2 server begins with SETTINGS on stream 0
+    (RFC 9113, 3.4), TLS with a handshake record or an alert.
+    """
+    if data[3:4] == b"\x04" and data[5:9] == bytes(4):
+        return "HTTP/2"
+    return "TLS" if data[:2] in (_TLS, b"\x15\x03") else ""
+
+
 def _http1(data: bytes) -> Protocol | None:
     line, end, _ = data[:MAX_SNIFF].partition(b"\n")
     if end:

@@ -40,6 +40,8 @@ HTTP | URX | via_upstream | 0 | the same; the route would retry it, but no try i
      | flags.how_a_request_ends
 HTTP | NR | host_not_found | 404 | no such host in the mesh | flags.how_a_request_ends
 HTTP | NR | route_not_found | 404 | the host has no route for it | flags.how_a_request_ends
+HTTP | NR | port_not_http | 404 | its port carries connections: call it by an upstreams port
+     | flags.how_a_request_ends
 HTTP | NC | cluster_not_found | 503 | the route's destination is none | flags.how_a_request_ends
 HTTP | UH | no_healthy_upstream | 503 | the destination has no endpoint | flags.how_a_request_ends
 HTTP | UF | upstream_connection_failure | 503 | no connection, or its TLS failed

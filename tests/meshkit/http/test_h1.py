@@ -125,6 +125,7 @@ def test_nothing_is_searched_twice_when_bytes_come_singly() -> None:
 
 def test_the_buffer_is_bounded_by_the_limits_and_one_read() -> None:
     reader = RequestReader(MESHD)
+    reader.feed(b"GET / HTTP/1.1\r\n")
     fed = 0
     with pytest.raises(HTTPError) as error:
         while True:

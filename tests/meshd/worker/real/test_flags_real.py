@@ -21,7 +21,13 @@ from meshkit.model.resources import HTTPMatch, StringMatch
 from meshkit.names import ServiceName
 from meshkit.snapshot import messages
 from meshkit.snapshot.sni import mesh_sni
-from meshkit.snapshot.types import Destination, EdgeServer, Endpoint, RetryPolicy
+from meshkit.snapshot.types import (
+    Destination,
+    EdgeServer,
+    Endpoint,
+    RetryPolicy,
+    TCPRoute,
+)
 
 __all__ = ["edge"]
 
@@ -93,6 +99,12 @@ def retried(hosts: Hosts) -> None:
     hosts.apply(hosts.outbound(retry=RetryPolicy(attempts=1, retry_on=("503",))))
 
 
+def bytes_only(hosts: Hosts) -> None:
+    host = hosts.outbound()
+    route = TCPRoute("bytes", (), (Destination(CLUSTER, 1),))
+    hosts.apply(replace(host, ports={}, tcp={80: (route,)}))
+
+
 def using(handler: Callable[[socket.socket], object], **knobs: int) -> Callable[[Hosts], None]:
     def arrange(hosts: Hosts) -> None:
         hosts.use(handler)
@@ -131,6 +143,7 @@ ENDINGS = (
     Ending("URX", "via_upstream", 503, retried),
     Ending("NR", "host_not_found", 404, using(silent), host="nowhere"),
     Ending("NR", "route_not_found", 404, routed(match=ONLY_X)),
+    Ending("NR", "port_not_http", 404, bytes_only),
     Ending("NC", "cluster_not_found", 503, routed(destinations=NOWHERE)),
     Ending("UH", "no_healthy_upstream", 503, lambda hosts: clusters(hosts, endpoints=())),
     Ending("UF", "upstream_connection_failure", 503, unreachable),
@@ -201,6 +214,30 @@ def _check_status(
     if ending.side == "near":
         assert logged["response_code"] == status
         assert logged["protocol"] == ("HTTP/1.1" if version == "HTTP/1.1" else "HTTP/2")
+
+
+# Applications that do not speak what their port declares
+
+
+def http2_only(conn: socket.socket) -> None:
+    Server(conn)()
+
+
+@pytest.mark.parametrize(
+    ("declared", "handler", "remedy"),
+    [
+        ("HTTP", http2_only, "answers in HTTP/2: declare its port HTTP2 or GRPC"),
+        ("HTTP2", says(b"HTTP/1.1 400 Bad\r\n\r\n"), "answers in HTTP/1.1: declare its port HTTP"),
+    ],
+)
+def test_the_log_says_which_protocol_to_declare(
+    hosts: Hosts, declared: str, handler: Callable[[socket.socket], None], remedy: str
+) -> None:
+    hosts.use(handler)
+    hosts.speak(declared)
+    ending = Ending("UPE", "upstream_protocol_error", 502, unreachable)
+    assert ask(hosts, "HTTP/1.1", ending)[0] == 502
+    assert line(hosts, "far")["upstream_transport_failure_reason"].endswith(remedy)
 
 
 # Within an answer

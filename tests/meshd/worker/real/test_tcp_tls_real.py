@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from h2peer import Client, Server
 from hosts import CLUSTER, HOST, get, read_answer
 from hosts import echo as http_echo
 from limits import ended, hits
@@ -169,7 +170,8 @@ def _auto(tcp: TCP, **limits: int) -> None:
     host = tcp.outbound()
     http = tcp.hosts.outbound()
     tcp.far("AUTO")
-    _local(tcp, "AUTO", ports=http.ports, clusters=host.clusters)
+    clusters = {name: replace(each, protocol="AUTO") for name, each in host.clusters.items()}
+    _local(tcp, "AUTO", ports=http.ports, clusters=clusters)
     if limits:
         tcp.near(replace(host, ports=http.ports), limits=limits)
 
@@ -184,6 +186,14 @@ def test_auto_tells_http(tcp: TCP) -> None:
         head, _ = read_answer(conn)
     assert head.startswith(b"HTTP/1.1 200"), tcp.hosts.near.stderr.read_text()
     wait_for(lambda: tcp.count("istio_requests_total", "far", response_code="200") == 1)
+
+
+def test_auto_speaks_http2_to_the_application_of_a_client_that_does(tcp: TCP) -> None:
+    """Nobody declared a version: a gRPC server behind AUTO takes no HTTP/1.1."""
+    _auto(tcp)
+    tcp.hosts.use(lambda conn: Server(conn)())
+    with tcp.dial() as conn:
+        assert Client(conn).get().status == 200, tcp.hosts.near.stderr.read_text()
 
 
 def test_auto_passes_tls_and_other_bytes(tls_app: TCP) -> None:
