@@ -13,6 +13,7 @@ from meshkit.model.protocols import (
     of_app_protocol,
     of_name,
 )
+from meshkit.model.report import near
 from meshkit.model.scalars import Enum, String
 
 _UDP = {"UDP": "UDP is not carried: leave the port out"}
@@ -51,7 +52,7 @@ def declared(parts: Parts, number: int) -> Any:
         return parts.at("appProtocol").error(message, "remove one of the two", "conflict")
     found = protocol or app or of_name(name)
     if found is None:
-        return _undeclared(parts, number)
+        return _undeclared(parts, number, name)
     if contradicts(name, found):
         message = f'the name "{name}" declares {of_name(name)}, but the protocol is {found}'
         remedy = "rename the port, or correct its protocol"
@@ -59,9 +60,22 @@ def declared(parts: Parts, number: int) -> Any:
     return found
 
 
-def _undeclared(parts: Parts, number: int) -> str:
+def _undeclared(parts: Parts, number: int, name: str) -> str:
+    meant = _meant(name)
+    if meant is not None:
+        message = f'the name "{name}" declares no protocol, so port {number} is HTTP'
+        parts.at("name").warn(message, f'did you mean "{meant}"? Else add protocol: HTTP')
+        return "HTTP"
     usual = NOT_HTTP.get(number)
     if usual is not None:
         message = f"port {number} is HTTP here, because it declares no protocol"
         parts.spot.warn(message, f"add protocol: {usual}, or protocol: HTTP if it is")
     return "HTTP"
+
+
+def _meant(name: str) -> str | None:
+    """The protocol that a name's prefix nearly is; nothing for HTTP, which it is anyway."""
+    prefix = name.partition("-")[0].lower()
+    swapped = [each.lower() for each in ISTIO if sorted(each.lower()) == sorted(prefix)]
+    meant = swapped[0] if swapped else near(prefix, [each.lower() for each in ISTIO])
+    return None if prefix.startswith("http") else meant

@@ -140,7 +140,7 @@ def test_refused(text: str, said: str) -> None:
         ("port: 80, name: web", "HTTP", "web"),
         ("port: 80, name: grpc", "GRPC", "grpc"),
         ("port: 80, name: grpc-web", "GRPC-WEB", "grpc-web"),
-        ("port: 80, name: grpcx", "HTTP", "grpcx"),
+        ("port: 80, name: graph", "HTTP", "graph"),
         ("port: 80, name: http2-api", "HTTP2", "http2-api"),
         ("port: 80, name: https-api", "HTTPS", "https-api"),
         ("port: 80, name: tls", "TLS", "tls"),
@@ -167,6 +167,25 @@ def test_a_usual_port_of_something_else_is_asked_about() -> None:
     assert loaded.services[0].ports[0].protocol == "HTTP"
     (problem,) = loaded.problems
     assert str(problem).startswith("s.yaml:2:") and "add protocol: MYSQL" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("gprc-api", "grpc"), ("tpc", "tcp"), ("mongodb", "mongo"), ("htp", "http")]
+)
+def test_a_name_that_nearly_declares_a_protocol_is_asked_about(name: str, meant: str) -> None:
+    loaded = load_services(f"name: a\nports: [{{name: {name}, port: 80}}]\n", "s.yaml")
+    assert loaded.services[0].ports[0].protocol == "HTTP"
+    (problem,) = loaded.problems
+    assert f'"{name}" declares no protocol, so port 80 is HTTP; did you mean "{meant}"?' in str(
+        problem
+    )
+    said = f"name: a\nports: [{{name: {name}, port: 80, protocol: HTTP}}]\n"
+    assert not load_services(said, "s.yaml").problems
+
+
+@pytest.mark.parametrize("name", ["api", "web", "rest", "admin", "metrics", "http1", "db"])
+def test_other_names_declare_nothing(name: str) -> None:
+    assert not load_services(f"name: a\nports: [{{name: {name}, port: 80}}]\n", "s.yaml").problems
 
 
 @pytest.mark.parametrize("protocol", ["TCP", "GRPC", "TLS"])
