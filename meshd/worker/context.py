@@ -18,6 +18,7 @@ from meshd.worker.logfile import AccessLog
 from meshd.worker.overload import Overload
 from meshd.worker.record import Recorder
 from meshd.worker.routes import Action, Choice, Cluster, VirtualHost
+from meshd.worker.runners import Runners
 from meshd.worker.upstream import Dialer
 from meshd.worker.watch import Watch
 from meshkit.http.limits import GATEWAY, MESHD, Limits
@@ -77,6 +78,7 @@ class WorkerContext:
         self.edge_limits = GATEWAY
         self.admission = Admission()
         self.overload = Overload(self)
+        self.runners = Runners(loop)
         self.watch = Watch(self)
         self.draining = False
         self.tunnels = 0
@@ -326,6 +328,7 @@ class WorkerContext:
                 self._open_pools.discard(pool)
         self.admission.sweep(now, self.edge_limits)
         self.overload.sweep()
+        self.runners.sweep()
         self.watch.sweep(now)
         self._refused_logged = max(0, self._refused_logged - REFUSED_LINES)
         if self._refused_logged:

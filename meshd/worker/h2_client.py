@@ -36,6 +36,7 @@ from meshkit.http.h2 import (
     StreamsExhausted,
 )
 from meshkit.http.h2_head import StreamError, response_head, trailer_fields
+from meshkit.http.h2_recall import LastResponse
 
 if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
@@ -91,13 +92,13 @@ class H2Upstream:
             (b":path", path),
             (b":authority", head.authority),
             *fields,
-            *added,
         ]
         body = head.body
         if body > 0 or (not body and method in _BODY_METHODS):
             wire.append((b"content-length", b"%d" % body))
         if head.trailers_ok:
             wire.append(_TE)
+        wire += added  # last: what is new in each request is told apart by its place
         try:
             self.id = stream = conn.engine.request(wire, not (more or payload))
         except (GoingAway, StreamsExhausted) as error:
@@ -219,7 +220,7 @@ class H2Client(H2Connection):
     """A connection to one endpoint, and the streams on it."""
 
     __slots__ = (
-        *("_askers", "_greeted", "_last", "_last_head", "_seen", "born", "local", "pool"),
+        *("_askers", "_greeted", "_seen", "born", "last", "local", "pool"),
         "streams",
     )
 
@@ -230,9 +231,7 @@ class H2Client(H2Connection):
         self.born = ctx.loop.now
         host, port, *_ = stream.sock.getsockname()
         self.local = f"{host}:{port}".encode()
-        self._last: Sequence[Field] = ()
-        """Fields of the last answer: the same ones get the same verdict without a second look."""
-        self._last_head: ResponseHead
+        self.last = LastResponse()
         self._seen = False
         """Something came of the peer: it speaks HTTP/2, and took our certificate."""
         self._greeted = False
@@ -253,15 +252,6 @@ class H2Client(H2Connection):
             self.lose(error)
         finally:
             self.lose(None)
-
-    @property
-    def has_room(self) -> bool:
-        """A stream can be opened now."""
-        return self.engine.can_open and not self.closing
-
-    def forget(self) -> None:
-        """The last answer's fields: an idle connection keeps nothing of anybody."""
-        self._last = ()
 
     def _fail_all(self, error: UpstreamFailed) -> None:
         for up in list(self.streams.values()):
@@ -313,16 +303,11 @@ class H2Client(H2Connection):
         if up is None:
             return
         self._seen = True
-        if fields == self._last and not end and up.method != b"HEAD":
-            up.response = self._last_head
-        else:
-            try:
-                up.response = head = response_head(fields, end, up.method, self.limits)
-            except (HTTPError, StreamError) as error:
-                self._broken(up, error)
-                return
-            if not end and up.method != b"HEAD":
-                self._last, self._last_head = fields, head
+        try:
+            up.response = self.last.head(fields, end, up.method, self.limits)
+        except (HTTPError, StreamError) as error:
+            self._broken(up, error)
+            return
         up.ended = end
         if up.waiter is not None:
             self.loop.unpark(up.waiter)
@@ -425,7 +410,7 @@ class H2Pool(Dialer):
     def lease(self) -> H2Upstream | None:
         """A stream on the first connection that has room; None: `open_lease`."""
         for conn in self.connections:
-            if conn.has_room:
+            if conn.engine.can_open:
                 return H2Upstream(conn)
         return None
 
@@ -474,7 +459,7 @@ class H2Pool(Dialer):
         idle_limit = limits.upstream_idle_mesh if self.sni else limits.upstream_idle_local
         for conn in [*self.connections, *self.leaving]:
             if not conn.streams:
-                conn.forget()
+                conn.last.forget()
             if not conn.is_alive(now):
                 self._ctx.limit("http2_ping")
                 conn.lose(ConnectionResetError("no answer to a PING"))

@@ -82,7 +82,7 @@ class H2Connection:
         """Until the peer ends, or nothing more is wanted.  Raises H2Error, OSError."""
         stream, engine, loop = self.stream, self.engine, self.loop
         while True:
-            data = stream.try_recv()
+            data = stream.try_recv() if stream.readable else None
             while data is None:
                 await stream.wait_readable()
                 data = stream.try_recv()

@@ -23,9 +23,9 @@ from meshd.worker.h2_exchange import H2Exchange
 from meshd.worker.transfer import DRAIN_BYTES
 from meshkit.http.errors import REPLY_HEADERS, HTTPError, reply_body
 from meshkit.http.fields import Field
-from meshkit.http.h1 import RequestHead
 from meshkit.http.h2 import NO_ERROR, H2Error
-from meshkit.http.h2_head import StreamError, request_head, response_fields, trailer_fields
+from meshkit.http.h2_head import StreamError, response_fields, trailer_fields
+from meshkit.http.h2_recall import LastRequest
 
 if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
@@ -41,18 +41,7 @@ class H2Downstream(H2Connection):
     """Serves one accepted (and already secured) connection until it ends."""
 
     __slots__ = (
-        *(
-            "_end",
-            "_head",
-            "_last_fields",
-            "_leaving",
-            "budget",
-            "ending",
-            "entry",
-            "fiber",
-            "served",
-        ),
-        *("streams", "until"),
+        *("_leaving", "budget", "ending", "entry", "fiber", "last", "served", "streams", "until"),
     )
 
     def __init__(self, ctx: WorkerContext, stream: Stream, entry: Entry) -> None:
@@ -66,11 +55,7 @@ class H2Downstream(H2Connection):
         self.until = inf
         self.ending = "keepalive_requests"
         self._leaving = False
-        self._last_fields: Sequence[Field] = ()
-        """Fields of the last request, with what was made of them: clients that poll send the
-        same again, and a comparison costs a tenth of a judgement.  Heads are read-only."""
-        self._head: RequestHead
-        self._end = False
+        self.last = LastRequest()
 
     async def run(self, first: bytes = b"") -> None:
         """Serve until the peer, a limit, an error or a drain ends the connection.
@@ -142,7 +127,7 @@ class H2Downstream(H2Connection):
         """Looked at once a second: idle for too long, or a peer that is dead."""
         idle = self.limits.http2_idle
         if not self.streams:
-            self._last_fields = ()  # an idle connection keeps nothing of a request
+            self.last.forget()
         if not self.is_alive(now):
             self.ctx.limit("http2_ping")
             self.lose(TimeoutError("no answer to a PING"))
@@ -156,25 +141,21 @@ class H2Downstream(H2Connection):
     # Sink
 
     def request(self, stream: int, fields: Sequence[Field], end: bool) -> None:
-        if fields == self._last_fields and end == self._end:
-            head = self._head
-        else:
-            try:
-                head = request_head(fields, end, self.limits)
-            except HTTPError as error:
-                self._refuse(stream, error)
-                return
-            except StreamError as error:
-                self.ctx.limit(error.limit)
-                self.engine.reset(stream, error.code)
-                return
-            self._last_fields, self._end, self._head = fields, end, head
+        try:
+            head = self.last.head(fields, end, self.limits)
+        except HTTPError as error:
+            self._refuse(stream, error)
+            return
+        except StreamError as error:
+            self.ctx.limit(error.limit)
+            self.engine.reset(stream, error.code)
+            return
         x = H2Exchange(self, head, monotonic(), stream, end)
         self.streams[stream] = x
         if self.served >= self.budget or self.ctx.overload.level:
             self._last(x)
         self.served += 1
-        x.fiber = self.loop.spawn(x.serve(), "stream")
+        self.ctx.runners.run(x)
 
     def _last(self, x: H2Exchange) -> None:
         if self.ctx.overload.level > 1:

@@ -123,7 +123,7 @@ class Upstream(Protocol):
 class Streaming(Transfer):
     """The generic try; its downstream methods are those of an HTTP/1.1 connection."""
 
-    _replay: Sequence[bytes] = ()
+    _replay: list[bytes] | tuple[()] = ()
     """What was sent of a body that is still arriving, while it may be sent again."""
     _replayed = 0
     _out = b""
@@ -217,7 +217,9 @@ class Streaming(Transfer):
             self._drop(up)
             if self._client_gone is not None:
                 raise self._gone() from error
-            if self.status:
+            if self._out:  # the answer's head, held back for its body: nobody has seen it
+                self._out, self.status = b"", 0
+            elif self.status:
                 self._code = error.code if error.code in _PASSED_ON else INTERNAL_ERROR
                 raise self._cut(error.detail) from error
             return TryFailed(error.outcome, error.reason, error.detail)
@@ -346,11 +348,13 @@ class Streaming(Transfer):
         """Keep what is sent, within bounds, while the try may have to be repeated."""
         if self._consumed or self.status:
             return
-        self._replayed += len(data)
+        self._replayed += len(data) + _PIECE_COST
         if self._replayed > self.entry.limits.buffer_bytes:
             self._consumed, self._replay = True, ()
+        elif self._replay:
+            self._replay.append(data)
         else:
-            self._replay = [*self._replay, data]
+            self._replay = [data]
 
     # What an HTTP/1.1 downstream does; HTTP/2's is in `h2_server`
 
@@ -393,6 +397,8 @@ class Streaming(Transfer):
             await self.down.stream.send(out)
 
 
+_PIECE_COST = 64
+"""What a piece costs beside its bytes: a body may come one by one."""
 _PASSED_ON = frozenset((CANCEL, ENHANCE_YOUR_CALM))
 """Error codes that mean the same to the client; the others are between us and the upstream."""
 
