@@ -252,6 +252,7 @@ class H2Client(H2Connection):
             self.lose(error)
         finally:
             self.lose(None)
+            self.engine.detach()
 
     def _fail_all(self, error: UpstreamFailed) -> None:
         for up in list(self.streams.values()):

@@ -87,6 +87,7 @@ class H2Downstream(H2Connection):
             ctx.idle.discard(self)
             ctx.watch.remove(self)
             self.lose(None)
+            self.engine.detach()
 
     async def _goodbye(self) -> None:
         """Let the peer read why: closing with unread bytes resets, and overtakes it."""

@@ -113,6 +113,10 @@ class Engine(Protocol):
     def start(self) -> None:
         """Queue what a connection begins with (preface, SETTINGS)."""
 
+    def detach(self) -> None:
+        """The connection is gone and the sink is told nothing more: owner and engine
+        hold each other, and what libnghttp2 holds is 29 kB."""
+
     def receive(self, data: bytes, now: float) -> None:
         """Bytes of the peer.  Raises H2Error when the connection must end.
 

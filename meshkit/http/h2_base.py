@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 from meshkit.http.h2 import (
     CANCEL,
     INTERNAL_ERROR,
@@ -23,6 +26,20 @@ PEER_STREAMS = 100
 """Streams opened before the peer said how many it takes (RFC 9113 advises no fewer)."""
 _BLAMELESS = frozenset((NO_ERROR, CANCEL, REFUSED_STREAM, INTERNAL_ERROR))
 """A reset asked for with another code than these is the fault of the peer."""
+
+
+class _Deaf:
+    """The sink of a connection that is gone."""
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return _ignore
+
+
+def _ignore(*_: object) -> None:
+    return
+
+
+_DEAF = cast(Sink, _Deaf())
 
 
 class BaseEngine:
@@ -50,6 +67,10 @@ class BaseEngine:
         self.closing = self.connect_protocol = False
         self.last_stream = 0
         self.peer_streams = PEER_STREAMS
+
+    def detach(self) -> None:
+        """See `Engine.detach`."""
+        self._sink = _DEAF
 
     def _raise(self) -> None:
         """Raise what came to light while nobody could be told."""
