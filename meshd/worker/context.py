@@ -119,6 +119,7 @@ class WorkerContext:
         self.listeners.refresh()
         for connection in list(self.tcp):
             connection.look_again()
+        self.watch.look_again()
 
     def specs(self) -> Iterable[ListenerSpec]:
         return self._specs.values()

@@ -171,9 +171,11 @@ class InboundEntry(Entry):
         self._action = self.ctx.inbound_action(*now)
 
     def forbidden(self) -> str:
+        if self.principal:
+            return ""
         now = self.ctx.inbound_port(*self._place)
         strict = now is not None and now[1].mode == "STRICT"
-        return "plaintext_under_strict" if strict and not self.principal else ""
+        return "plaintext_under_strict" if strict else ""
 
 
 class OutboundEntry(Entry):

@@ -11,7 +11,12 @@ import socket
 from meshd.worker.loop import DeadlineExceeded
 from meshd.worker.stream import Stream
 from meshkit.http.sniff import Protocol, sniff
-from meshkit.identity.clienthello import ClientHello, ClientHelloError, parse_client_hello
+from meshkit.identity.clienthello import (
+    ClientHello,
+    ClientHelloError,
+    missing_bytes,
+    parse_client_hello,
+)
 
 PEEK_BYTES = 16_384
 """A ClientHello is at most one or a few records; more is no client of ours."""
@@ -58,7 +63,7 @@ async def hello_of(stream: Stream) -> ClientHello:
         if len(data) <= seen:
             what = "within its ClientHello" if data else "before a ClientHello"
             raise NotServed("no_client_hello", f"closed {what}")
-        seen = len(data)
+        seen = len(data) + missing_bytes(data) - 1
 
 
 async def protocol_of(stream: Stream, seconds: float) -> Protocol | None:

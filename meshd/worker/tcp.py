@@ -108,9 +108,12 @@ class TCPConnection:
         """The configuration has changed: end what is not allowed any more."""
         reason = self._entry.forbidden()
         if reason and self.record.pump is not None:
-            self._ctx.refused(reason, detail=f"from {self._entry.remote}")
-            self.record.termination = reason
+            self._forbid(reason)
             self.record.pump.stop("-", reason)
+
+    def _forbid(self, reason: str) -> None:
+        self._ctx.refused(reason, detail=f"from {self._entry.remote}")
+        self.record.termination = reason
 
     # The way up
 
@@ -182,6 +185,12 @@ class TCPConnection:
     async def _join(self, up: Stream) -> None:
         ctx, record, action = self._ctx, self.record, self._action
         assert action is not None and self._dialer is not None
+        reason = self._entry.forbidden()
+        if reason:  # since it was accepted, or while it was connected
+            self._forbid(reason)
+            up.abort()
+            self._dialer.gone(up)
+            return
         idle = self._entry.limits.tcp_idle if action.idle is None else action.idle
         record.pump = pump = Pump(ctx.loop, self._stream, up, idle=idle, first_up=self._first)
         host, port, *_ = up.sock.getsockname()

@@ -104,6 +104,8 @@ class Transfer:
     messages_out = 0
     messages_told = (0, 0)
     """Messages counted by the recorder so far."""
+    tunnel = False
+    """It has become one: what it carries is no request and no answer any more."""
     _payload = b""
     _extra = b""
     _uploader: Fiber | None = None

@@ -42,6 +42,7 @@ from meshkit.http.upgrade import (
     check_switch,
     new_key,
     offer_lines,
+    only,
     with_accept,
     with_key,
     without_key,
@@ -161,12 +162,12 @@ class H2Tunnel(H2Upstream):
         payload: bytes,
         more: bool,
     ) -> None:
-        self.method, self._offered = head.method, head.upgrade
+        self.method, self._offered = head.method, only(head.upgrade)
         fields = [*without_key(fields), *added]
         wire = request_fields(
             *(b"CONNECT", b"http", head.authority, path, fields, CHUNKED),
             trailers_ok=False,
-            protocol=head.upgrade,
+            protocol=self._offered,
         )
         conn = self.conn
         try:
@@ -199,7 +200,7 @@ def _declined(x: Exchange) -> None:
 async def join(x: Exchange, response: ResponseHead, choice: Choice, up: Upstream) -> None:
     """The upstream has agreed: tell the client, then pass on whatever comes, both ways."""
     ctx, fiber = x.ctx, x.runner()
-    x.keep = False
+    x.keep, x.tunnel = False, True
     x.deadline = fiber.expires = 0.0
     await _switch(x, response, choice, up)
     known = response.upgrade == WEBSOCKET
@@ -248,8 +249,8 @@ async def _pump(x: Exchange, up: H1Tunnel) -> None:
         first_up=down.reader.rest(),
         first_down=up.reader.rest(),
     )
-    # Whoever finds it idle says so (`watch`); the pump itself need not look at the time.
-    x.end_now = lambda now: pump.stop("SI", x.failure)  # type: ignore[method-assign]
+    # Whoever ends it says why (`watch`); the pump itself need not look at the time.
+    x.end_now = lambda now: pump.stop(x.flags, x.failure)  # type: ignore[method-assign]
     try:
         await pump.run()
     finally:

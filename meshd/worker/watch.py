@@ -77,6 +77,8 @@ class Watch:
         self._ctx = ctx
         self._downs: set[Downstream | H2Downstream] = set()
         self._under_way: dict[Exchange, Progress] = {}
+        self._forbidden: dict[Downstream | H2Downstream, float] = {}
+        """Connections that are not allowed any more, and when they are cut."""
 
     def add(self, down: Downstream | H2Downstream) -> None:
         """A connection begins: how many requests it may carry, and how old it may grow."""
@@ -91,6 +93,22 @@ class Watch:
 
     def remove(self, down: Downstream | H2Downstream) -> None:
         self._downs.discard(down)
+        self._forbidden.pop(down, None)
+
+    def look_again(self) -> None:
+        """The configuration has changed: end what is not allowed any more."""
+        now = self._ctx.loop.now
+        for down in list(self._downs):
+            reason = down.entry.forbidden()
+            if not reason:
+                self._forbidden.pop(down, None)
+                continue
+            self._forbidden.setdefault(down, now + down.entry.limits.forbidden_grace)
+            for x in down.exchanges():
+                if x.tunnel:
+                    self._ctx.refused(reason, detail=f"tunnel from {down.entry.remote}")
+                    x.keep, x.flags, x.details, x.failure = False, "DPE", reason, reason
+                    x.end_now(now)
 
     @property
     def in_flight(self) -> int:
@@ -100,6 +118,10 @@ class Watch:
     def sweep(self, now: float) -> None:
         before, self._under_way = self._under_way, {}
         overloaded = self._ctx.overload.level > 0
+        for down, until in list(self._forbidden.items()):
+            if now >= until:
+                self._ctx.limit("forbidden_grace")
+                down.stream.abort()
         for down in list(self._downs):
             if overloaded:
                 down.end_soon("overload_keepalive")

@@ -52,8 +52,8 @@ class RequestHead:
     ``*``), ``scheme`` that of an absolute target, else b"".  ``authority`` is
     Host (equal to an absolute target's), as given.  ``headers``: names in lower
     case, in order; hop-by-hop fields, Host, Content-Length and Expect are not in
-    it.  ``body``: 0 none, n bytes, or CHUNKED.  ``upgrade``: the protocols asked
-    for, without h2c, b"" = none.  ``trailers_ok``: the client sent TE: trailers.
+    it.  ``body``: 0 none, n bytes, or CHUNKED.  ``upgrade``: the `protocols` asked
+    for, b"" = none.  ``trailers_ok``: the client sent TE: trailers.
     ``facts``: x-baremesh-source, whoever sent it; it, x-baremesh-destination and
     x-forwarded-client-cert are never in ``headers``: only meshd sets them.
     """
@@ -180,6 +180,10 @@ class RequestReader(MessageReader):
         return HTTPError(400, "bad_request_line", "the request line is malformed")
 
 
+_PROTOCOL = re.compile(rb"([!#$%&'*+\-.^_`|~0-9a-z]+)(?:/[!#$%&'*+\-.^_`|~0-9a-z]+)?")
+_HTTP_AGAIN = frozenset((b"h2c", b"h2", b"http", b"tls"))
+"""A tunnel of these, with or without a version, would carry requests that nobody has judged,
+with any identity in their headers."""
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
 _KEPT_BYTES = 1024
 """The last head of a connection, with what was made of it: clients that poll send the
@@ -269,7 +273,7 @@ class _Judge:
         head.keep_alive = b"close" not in listed and (not head.http10 or b"keep-alive" in listed)
         # A server ignores Upgrade in an HTTP/1.0 request (RFC 9110 section 7.8).
         if b"upgrade" in listed and self.upgrade and not head.http10:
-            head.upgrade = b", ".join(t for t in tokens(self.upgrade) if t != b"h2c")
+            head.upgrade = b", ".join(protocols(self.upgrade))
         drop_listed(head.headers, listed)
 
 
@@ -278,6 +282,12 @@ def tokens(value: bytes) -> list[bytes]:
     if b"," not in value:
         return [value.lower()] if value else []
     return [item for part in value.lower().split(b",") if (item := part.strip(b" \t"))]
+
+
+def protocols(value: bytes) -> list[bytes]:
+    """The protocols of an Upgrade or :protocol, in lower case, that a tunnel may carry."""
+    found = ((token, _PROTOCOL.fullmatch(token)) for token in tokens(value))
+    return [token for token, match in found if match and match[1] not in _HTTP_AGAIN]
 
 
 def drop_listed(headers: list[Field], listed: set[bytes]) -> None:

@@ -29,7 +29,7 @@ from meshkit.http.fields import (
     Special,
 )
 from meshkit.http.framing import CHUNKED, NO_LENGTH
-from meshkit.http.h1_request import RequestHead
+from meshkit.http.h1_request import RequestHead, protocols
 from meshkit.http.h1_response import ResponseHead
 from meshkit.http.h2 import PROTOCOL_ERROR
 from meshkit.http.h2_fields import (
@@ -177,6 +177,8 @@ def _authority(authority: bytes | None, special: list[Special]) -> bytes:
 def _tunnel(head: H2RequestHead, protocol: bytes, end: bool) -> None:
     if head.method != b"CONNECT" or not protocol or end or head.body != CHUNKED:
         raise StreamError(PROTOCOL_ERROR, "h2_bad_pseudo", ":protocol is for an open CONNECT")
+    if protocols(protocol) != [protocol.lower()]:
+        raise HTTPError(501, "bad_protocol", "a :protocol that no tunnel may carry")
     head.method, head.upgrade = b"GET", protocol.lower()
 
 

@@ -60,6 +60,9 @@ class Limits:
     body_rate_seconds: int = 30
     request_timeout: int = 0
     """For a whole request to arrive; 0 = off (routes have their own timeouts)."""
+    forbidden_grace: int = 45
+    """For requests under way on a connection that a change has forbidden (Istio's drain time);
+    tunnels and TCP connections end at once."""
     stream_idle: int = 300
     """No byte to or from the client while its request is under way; 0 = no limit."""
     keepalive_idle: int = 75

@@ -91,6 +91,12 @@ def offer_lines(upgrade: bytes) -> bytes:
     return b"connection: upgrade\r\nupgrade: %b\r\n" % upgrade
 
 
+def only(upgrade: bytes) -> bytes:
+    """The one protocol of several offered that an extended CONNECT asks for."""
+    offered = tokens(upgrade)
+    return WEBSOCKET if WEBSOCKET in offered else offered[0]
+
+
 # Between the versions: HTTP/2 has no key and no accept (RFC 8441 section 5)
 
 

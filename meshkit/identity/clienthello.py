@@ -48,21 +48,30 @@ def parse_client_hello(buf: bytes) -> ClientHello | None:
     What follows the message is not looked at. Raises ClientHelloError as soon as it is certain.
     """
     message = _assemble(buf[:MAX_HELLO])
-    if message is not None:
+    if isinstance(message, bytes):
         return _parse_body(message)
     if len(buf) >= MAX_HELLO:
         raise ClientHelloError(f"no whole ClientHello in {MAX_HELLO} bytes")
     return None
 
 
-def _assemble(buf: bytes) -> bytes | None:
-    """The handshake message's body out of its records, None if it is not all there."""
+def missing_bytes(buf: bytes) -> int:
+    """How many bytes must still come, at least, after `parse_client_hello` said None.
+
+    Who waits for them parses a message in one-byte pieces a few dozen times, not once a byte.
+    """
+    message = _assemble(buf[:MAX_HELLO])
+    return message if isinstance(message, int) else 0
+
+
+def _assemble(buf: bytes) -> bytes | int:
+    """The handshake message's body out of its records; or how much of it is missing."""
     message = bytearray()
     at = 0
     while True:
         _check_record(buf[at : at + 5])
         if len(buf) < at + 5:
-            return None
+            return _missing(message)
         size = int.from_bytes(buf[at + 3 : at + 5], "big")
         message += buf[at + 5 : at + 5 + size]
         needed = _message_size(message)
@@ -70,7 +79,11 @@ def _assemble(buf: bytes) -> bytes | None:
             return bytes(message[4:needed])
         at += 5 + size
         if at > len(buf):
-            return None
+            return _missing(message)
+
+
+def _missing(message: bytearray) -> int:
+    return max(1, (_message_size(message) or 4) - len(message))
 
 
 def _check_record(header: bytes) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from tests.attack.raw import Scripted, say
 from tests.e2e.mesh import GENEROUS, Mesh, mesh
 from tests.meshd.agent.rig import Host, until
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "meshd" / "worker" / "real"))
+
+from hosts import hosts
+from tcp import tcp
+
+__all__ = ["hosts", "target", "tcp"]
 
 PORT = 9080
 BROKEN = ("fiber_failed", "Traceback", "call_failed", "connection_failed", "admin_request_failed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshkit.http.h1 import HTTPError, RequestHead, RequestReader, ResponseHead, ResponseReader
+from meshkit.http.h1_request import protocols
 from meshkit.http.h2_head import H2RequestHead
 from meshkit.http.limits import MESHD
 from meshkit.http.upgrade import (
@@ -13,6 +14,7 @@ from meshkit.http.upgrade import (
     check_switch,
     new_key,
     offer_lines,
+    only,
     values,
     with_accept,
     with_key,
@@ -156,3 +158,17 @@ def test_an_extended_connect_needs_the_version_only() -> None:
     head.headers = []
     with pytest.raises(HTTPError):
         check_request(head)
+
+
+def test_no_upgrade_is_to_http_again() -> None:
+    assert protocols(b"WebSocket, h2c,h2, HTTP/2.0 ,TLS/1.0, tls, Foo/2, http/1.1") == [
+        b"websocket",
+        b"foo/2",
+    ]
+    for odd in (b"foo h2c", b"foo;h2c", b"h2c/x", b"/", b"foo/", b"/foo", b"a/b/c", b",", b"a\tb"):
+        assert protocols(odd) == [], odd
+
+
+def test_one_protocol_of_several() -> None:
+    assert only(b"foo, websocket") == b"websocket"
+    assert only(b"foo/2, bar") == b"foo/2"

@@ -12,6 +12,7 @@ from meshkit.identity.clienthello import (
     MAX_HELLO,
     ClientHello,
     ClientHelloError,
+    missing_bytes,
     parse_client_hello,
 )
 
@@ -103,6 +104,20 @@ def test_split_over_records(piece):
     assert parse_client_hello(data) == EXPECTED
     for size in range(len(data)):
         assert parse_client_hello(data[:size]) is None
+
+
+def test_who_waits_for_what_is_missing_parses_seldom():
+    message = b"\x01" + (2600).to_bytes(3) + bytes(2600)
+    data = b"".join(b"\x16\x03\x01\x00\x01" + bytes((byte,)) for byte in message)
+    have = parses = 0
+    while have < len(data):
+        assert parse_client_hello(data[:have]) is None
+        missing = missing_bytes(data[:have])
+        assert 0 < missing <= len(data) - have
+        have, parses = have + missing, parses + 1
+    assert parses < 80
+    with pytest.raises(ClientHelloError):  # it is no ClientHello, but it is all there
+        parse_client_hello(data)
 
 
 def test_without_extensions():
