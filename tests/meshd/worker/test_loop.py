@@ -539,3 +539,51 @@ def test_lag_is_the_longest_turn_since_asked(world):
         world.loop.turn()
     assert world.loop.take_lag() == 0.5
     assert world.loop.take_lag() == 0
+
+
+class Gathered:
+    """Flushed by the loop; `again` times it becomes dirty while it is flushed."""
+
+    def __init__(self, world: Any, again: int = 0) -> None:
+        self.world = world
+        self.again = again
+        self.turns: list[int] = []
+
+    def flush(self) -> None:
+        self.turns.append(self.world.loop.turns)
+        if len(self.turns) <= self.again:
+            self.world.loop.dirty.append(self)
+
+
+def test_what_is_dirty_is_flushed_after_the_fibers_of_the_turn(world: Any) -> None:
+    gathered = Gathered(world)
+    order: list[str] = []
+
+    async def write(name: str) -> None:
+        if not world.loop.dirty:
+            world.loop.dirty.append(gathered)
+        order.append(f"{name} before {len(gathered.turns)}")
+
+    for name in "abc":
+        world.loop.spawn(write(name))
+    world.loop.turn()
+    assert order == ["a before 0", "b before 0", "c before 0"] and gathered.turns == [1]
+
+
+def test_what_becomes_dirty_in_a_flush_waits_for_the_next_turn(world: Any) -> None:
+    gathered = Gathered(world, again=2)
+    world.loop.dirty.append(gathered)
+    for _ in range(3):
+        world.loop.turn()
+    assert gathered.turns == [1, 2, 3] and world.elapsed == 0.0
+
+
+def test_a_flush_that_fails_is_reported_and_spares_the_others(world: Any) -> None:
+    class Broken:
+        def flush(self) -> None:
+            raise ValueError("a mistake")
+
+    gathered = Gathered(world)
+    world.loop.dirty += [Broken(), gathered]
+    world.loop.turn()
+    assert gathered.turns and len(world.errors) == 1
