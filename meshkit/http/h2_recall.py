@@ -11,14 +11,17 @@ connections that have fallen idle.  Heads are read-only: they may be given out a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from meshkit.http.fields import VALUE_BYTES, Field
+from meshkit.http.fields import Field
 from meshkit.http.h1_response import ResponseHead
 from meshkit.http.h2_head import H2RequestHead, request_head, response_head
 from meshkit.http.limits import Limits
 
 _IDS = frozenset((b"x-request-id", b"traceparent"))
+_ID = re.compile(rb"[!-~]*")
+"""Narrower than what a field may be: others are judged as ever."""
 
 
 class LastRequest:
@@ -50,10 +53,8 @@ class LastRequest:
     def _with_ids(self, ids: Sequence[Field]) -> H2RequestHead | None:
         """The last head with other ids; None: these have to be looked at."""
         for field, known in zip(ids, self._fields[-self._ids :], strict=True):
-            value = field[1]
-            if field[0] != known[0] or len(value) > len(known[1]):
-                return None
-            if value.translate(None, VALUE_BYTES) or value != value.strip(b" \t"):
+            name, value = field
+            if name != known[0] or len(value) > len(known[1]) or _ID.fullmatch(value) is None:
                 return None
         head = H2RequestHead.__new__(H2RequestHead)
         head.__dict__.update(self._head.__dict__)
