@@ -32,7 +32,7 @@ GET = [
 SECONDS = 0.7
 """For each flood: its CPU is measured in ticks of 10 ms."""
 RATIO = 100
-MEMORY = 8 << 20
+MEMORY = 16 << 20
 
 
 def get(stream: int, fields: bytes = b"") -> bytes:

@@ -341,7 +341,7 @@ def test_an_idle_connection_is_reset(tcp: TCP) -> None:
             time.sleep(0.2)
         with pytest.raises(ConnectionResetError):
             conn.recv(1)
-    assert hits(tcp.hosts) == {"tcp_idle": 1}
+    wait_for(lambda: hits(tcp.hosts) == {"tcp_idle": 1})
     wait_for(lambda: tcp.closed("SI") == 1)
 
 
@@ -350,7 +350,7 @@ def test_the_idle_limit_of_the_worker(tcp: TCP) -> None:
     tcp.hosts.use(echo)
     with pytest.raises(ConnectionResetError), tcp.dial() as conn:
         conn.recv(1)
-    assert hits(tcp.hosts) == {"tcp_idle": 1}
+    wait_for(lambda: hits(tcp.hosts) == {"tcp_idle": 1})
 
 
 def test_a_slow_preface(tcp: TCP, tmp_path: Path) -> None:
