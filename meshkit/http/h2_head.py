@@ -206,7 +206,8 @@ def _specials(head: H2RequestHead, special: list[Special], end: bool) -> None:
                 raise HTTPError(417, "bad_expectation", "the one expectation is 100-continue")
             head.expect_continue = not end
     if crumbs:
-        head.headers.append((b"cookie", b"; ".join(crumbs)))
+        # An empty crumb would leave a space at the end, which no value may have.
+        head.headers.append((b"cookie", b"; ".join([crumb for crumb in crumbs if crumb])))
 
 
 def _length(before: int, number: int, end: bool) -> int:
