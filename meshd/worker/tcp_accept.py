@@ -89,6 +89,9 @@ async def to_service(
     host = _host(ctx, entry.scope, name)
     sni = None
     if host is not None and (protocol == "TLS" and (declared == "TLS" or host.tcp.by_name(port))):
+        fiber, loop = ctx.loop.current, ctx.loop
+        fiber.expires = loop.now + ctx.limits.tls_handshake  # a guess has ended its own
+        loop.arm(fiber)
         sni = (await hello_of(stream)).sni
     action = None if host is None else host.tcp.find(port, sni)
     missing = f"{name}:{port}" + (f" for server name {sni}" if sni else "")

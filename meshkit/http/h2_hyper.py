@@ -39,6 +39,7 @@ from meshkit.http.h2_guard import GOAWAY, HEADER_BYTES, HEADERS
 from meshkit.http.h2_rules import request_ok, response_ok, trailers_ok
 
 _CODES = h2.settings.SettingCodes
+_WITHOUT_BODY = (b"204", b"304")
 _WINDOW = 65535
 """A connection's window before anybody changes it (RFC 9113 section 6.9.2)."""
 
@@ -46,7 +47,7 @@ _WINDOW = 65535
 class _Body:
     """What a stream still has to send, and which of its sides have ended."""
 
-    __slots__ = ("chunks", "ended", "here", "pending", "there", "trailers")
+    __slots__ = ("chunks", "ended", "here", "none_comes", "pending", "there", "trailers")
 
     def __init__(self, here: bool, there: bool) -> None:
         self.chunks: deque[bytes] = deque()
@@ -54,6 +55,8 @@ class _Body:
         self.ended = False
         self.trailers: list[Field] | None = None
         self.here, self.there = here, there
+        self.none_comes = False
+        """The answer is one without a body: h2 looks at lengths, and at HEAD only."""
 
 
 class HyperEngine(BaseEngine):
@@ -188,6 +191,7 @@ class HyperEngine(BaseEngine):
         if not response_ok(fields):
             self._invalid(stream)
         elif self._open.get(stream) == LIVE:
+            self._bodies[stream].none_comes = fields[0][1] in _WITHOUT_BODY
             self._sink.response(stream, fields, end)
         if end:
             self._there(stream)
@@ -207,6 +211,10 @@ class HyperEngine(BaseEngine):
         spare = event.flow_controlled_length - (len(data) if live else 0)
         if spare:
             self._conn.acknowledge_received_data(spare, stream)
+        if live and data and self._bodies[stream].none_comes:
+            self._conn.acknowledge_received_data(len(data), stream)
+            self._invalid(stream)
+            return
         if live and (data or end):
             self._sink.data(stream, data, end)
         if end:

@@ -302,6 +302,20 @@ def test_a_body_that_is_not_its_content_length(pair: Pair) -> None:
     ]
 
 
+@pytest.mark.parametrize("status", [b"204", b"304"])
+def test_a_body_where_there_is_none(pair: Pair, status: bytes) -> None:
+    stream = pair.open(GET)
+    pair.server.respond(stream, [(b":status", status)], False)
+    pair.exchange()
+    pair.at_client.take()
+    pair.server.send(stream, b"HTTP/1.1 200 OK", True)
+    pair.exchange()
+    assert pair.at_client.take("data", "reset", "limit") == [
+        ("limit", "h2_invalid_message"),
+        ("reset", stream, PROTOCOL_ERROR, True),
+    ]
+
+
 def test_garbage_instead_of_a_preface() -> None:
     for name in ENGINES:
         server, sink = engine_of("server", name)
