@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from meshd.worker.context import WorkerContext
     from meshd.worker.fiber import Fiber
     from meshd.worker.stream import Stream
+    from meshd.worker.timers import Timer
 
 OUTPUT = 65_536
 """Bytes asked of the engine at once: what one TLS write takes."""
@@ -51,7 +52,18 @@ class H2Connection:
     """What client and server share.  Subclasses are the engine's sink for messages."""
 
     __slots__ = (
-        *("_got", "_pinged", "_quiet", "_writing", "closing", "ctx", "dirty", "engine", "high"),
+        *(
+            "_got",
+            "_linger",
+            "_pinged",
+            "_quiet",
+            "_writing",
+            "closing",
+            "ctx",
+            "dirty",
+            "engine",
+            "high",
+        ),
         *("idle_since", "limits", "loop", "over", "shut", "stalled", "stream"),
     )
 
@@ -73,6 +85,7 @@ class H2Connection:
         self.idle_since = ctx.loop.now
         self._writing: Fiber | None = None
         self._got = 0
+        self._linger: Timer | None = None
         self._quiet = ctx.loop.now
         self._pinged = False
 
@@ -173,13 +186,16 @@ class H2Connection:
         except OSError as error:
             self.lose(error)
             return
-        self.loop.call_later(LINGER_SECONDS, self.lose, None)
+        self._linger = self.loop.call_later(LINGER_SECONDS, self.lose, None)
 
     def lose(self, error: OSError | None) -> None:
         """The connection is gone (None: in good order); its streams are told.  Idempotent."""
         if self.over:
             return
         self.over = True
+        if self._linger is not None:  # its timer would keep the codec, 60 kB, for that long
+            self._linger.cancel()
+            self._linger = None
         self.stream.close()
         for fiber in self.stalled.values():
             self.loop.unpark(fiber)

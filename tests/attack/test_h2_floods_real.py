@@ -32,7 +32,9 @@ GET = [
 SECONDS = 0.7
 """For each flood: its CPU is measured in ticks of 10 ms."""
 RATIO = 100
-MEMORY = 16 << 20
+MEMORY = 64 << 20
+"""What a flood may add: up to 500 connections in `SECONDS`, 60 kB each until their memory is
+given back.  It does not grow with further floods: what was given back is used again."""
 
 
 def get(stream: int, fields: bytes = b"") -> bytes:
