@@ -7,6 +7,7 @@ peer and a worker at a time; what is beyond counts as unknown, never for nothing
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshkit.snapshot.types import OutboundHost
@@ -25,6 +26,9 @@ MAX_FACTS = 32
 cluster); its further ones are unknown.  The value is the peer's word: without a bound it
 could fill our memory, and use up the series of everybody else."""
 MAX_PEERS = 4_096
+MAX_OUTCOMES = 64
+"""Status, flags and gRPC status counted apart between the same two: an application that answers
+everything there is (500 statuses, 17 of gRPC) must not use up the series of everybody else."""
 
 Local = tuple[Facts, str]
 """A workload of this host, as a destination: its facts and its identity."""
@@ -68,6 +72,7 @@ class LabelSets:
         self._sizes: list[tuple[Series, int, int]] = []
         """With the first cells of both histograms of sizes."""
         self._facts: dict[object, set[bytes]] = {}
+        self._outcomes: Counter[object] = Counter()
 
     def is_counted(self, peer: object, facts: bytes) -> bool:
         """Whether these facts of this peer have labels of their own."""
@@ -90,8 +95,11 @@ class LabelSets:
             "response_flags": flags,
             "grpc_response_status": grpc or "",
         }
-        counters, labels = self._counters, self._bounded("istio_requests_total", labels)
-        requests = counters.counter("istio_requests_total", labels)
+        counters, name = self._counters, "istio_requests_total"
+        if not counters.has(name, labels) and self._has_enough(place):
+            labels |= {"response_code": "unknown", "grpc_response_status": ""}
+        labels = self._bounded(name, labels)
+        requests = counters.counter(name, labels)
         series = self._series.get(requests)
         if series is None:
             duration = counters.histogram("istio_request_duration_milliseconds", labels)
@@ -105,6 +113,15 @@ class LabelSets:
                 )
             )
         return series
+
+    def _has_enough(self, place: Place) -> bool:
+        """Whether these two have MAX_OUTCOMES already; else one more is counted."""
+        if len(self._outcomes) >= MAX_PEERS:
+            self._outcomes.clear()
+        host = place.destination
+        peers = place.entry.reporter, host.host if host else "", place.who, place.facts
+        self._outcomes[peers] += 1
+        return self._outcomes[peers] > MAX_OUTCOMES
 
     def flush(self) -> None:
         """Sizes into the shared cells; once a second, and at the end."""

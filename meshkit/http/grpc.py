@@ -88,8 +88,9 @@ def status_of_reply(http_status: int) -> int:
 
 
 def read_status(value: bytes) -> int:
-    """``grpc-status`` as sent; what is no small number is UNKNOWN."""
-    return int(value) if len(value) <= 2 and value.isdigit() else UNKNOWN
+    """``grpc-status`` as sent; what is no status of gRPC is UNKNOWN, as clients read it."""
+    status = int(value) if len(value) <= 2 and value.isdigit() else UNKNOWN
+    return status if status <= UNAUTHENTICATED else UNKNOWN
 
 
 def encode_message(text: str) -> bytes:

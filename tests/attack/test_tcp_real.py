@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
@@ -309,3 +310,30 @@ def test_names_in_upper_case_are_the_same_names(gateway: TCP, name: str) -> None
     with tls(gateway, name, "http/1.1") as conn:
         conn.sendall(get(host=name))
         assert read_answer(conn)[0].startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "name", [b'a"},{.test', b"a\\u0000.test", b"%s%(x)s.test", b"<a>\x7f.test"]
+)
+def test_a_name_does_not_end_its_log_line(gateway: TCP, name: bytes) -> None:
+    with gateway.dial() as conn:
+        conn.sendall(hello(name))
+        ended(conn)
+    if b"\x7f" in name:
+        assert gateway.count("meshd_refusals_total", reason="bad_client_hello") == 1
+    else:
+        assert gateway.line()["requested_server_name"] == name.decode()
+    for text in gateway.hosts.near.stderr.read_text().splitlines():
+        json.loads(text)
+
+
+def hello(name: bytes) -> bytes:
+    """A ClientHello with this name, put in place of another of its length."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    other = "x" * (len(name) - 5) + ".test"
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=other)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read().replace(other.encode(), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from dataclasses import replace
 import pytest
 from h2_peers import Peer
 from hosts import CLUSTER, Hosts, get, read_head, workload
-from limits import ended, hits, limit
+from limits import count, ended, hits, limit
 from rig import Authority, wait_for
 from test_upgrade_real import ASK, SWITCH, mirror
 
@@ -352,3 +353,29 @@ def test_tunnels_that_nobody_reads_cost_little(hosts: Hosts, client: str) -> Non
             conn.close()
     each = [(b - a) // TUNNELS for a, b in zip(before, after, strict=True)]
     assert max(each) < PER_TUNNEL, each
+
+
+def test_streams_that_each_take_a_descriptor_end_nobody_else(hosts: Hosts) -> None:
+    """A connection of HTTP/2 asks for a hundred tunnels, and each is a connection upstream."""
+    hosts.use(Judge())
+    hosts.request(get())
+    pid = hosts.near.process.pid
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (200, 4096))
+    with hosts.connect() as kept:
+        kept.sendall(get("/chat", headers=ASK))
+        assert read_head(kept)[0].startswith(b"HTTP/1.1 101")
+        conns = [hosts.connect() for _ in range(4)]
+        for conn in conns:
+            peer = Peer(conn, client=True)
+            streams = [peer.connect(VERSION) for _ in range(95)]
+            for stream in streams:
+                peer.until(lambda: stream in peer.heads or stream in peer.resets)  # noqa: B023
+        kept.sendall(b"still")
+        assert kept.recv(5) == b"still"
+        for conn in conns:
+            conn.close()
+        wait_for(lambda: hosts.request(get())[0].startswith(b"HTTP/1.1 200"))
+        kept.sendall(b"still")
+        assert kept.recv(5) == b"still"
+    assert hosts.near.process.poll() is None
+    assert not count(hosts, "meshd_fiber_errors_total")
