@@ -65,6 +65,8 @@ class H2Upstream:
     _interim: Sequence[ResponseHead] = ()
     waiter: Fiber | None = None
     done = False
+    _unpaid = 0
+    """Of the piece in hand, whose credit the endpoint has not got back."""
 
     def __init__(self, conn: H2Client) -> None:
         self.conn = conn
@@ -160,7 +162,9 @@ class H2Upstream:
 
     def take(self) -> bytes | None:
         if self.inbox:
-            return self.inbox.pop(0)
+            data = self.inbox.pop(0)
+            self._unpaid = len(data)
+            return data
         if self.ended:
             return b""
         if self.error is not None:
@@ -168,6 +172,7 @@ class H2Upstream:
         return None
 
     def took(self, size: int) -> None:
+        self._unpaid = 0
         self.conn.engine.taken(self.id, size)
         self.conn.touch()
 
@@ -185,9 +190,9 @@ class H2Upstream:
         if self.done:
             return
         self.done = True
-        dropped = sum(map(len, self.inbox))
+        dropped = sum(map(len, self.inbox)) + self._unpaid
         self.inbox.clear()
-        if dropped:
+        if dropped:  # else the window of a connection that others share would shrink for good
             self.conn.engine.taken(self.id, dropped)
         if self.id:
             self._reset(CANCEL)

@@ -133,9 +133,10 @@ class H2Exchange(Exchange):
         self.over = True
         if self._uploader is not None:
             self._uploader.cancel()
-        if self.inbox:
-            self._took(sum(map(len, self.inbox)))
-            self.inbox = []
+        unread = sum(map(len, self.inbox)) + self._unpaid
+        if unread:  # else the connection's window would shrink for good
+            self._took(unread)
+            self.inbox, self._unpaid = [], 0
         if not self.left and (code or not self.ended):
             self.conn.engine.reset(self.stream, code)
             self.conn.touch()

@@ -3,7 +3,7 @@
 `Exchange._try` carries HTTP/1.1 to HTTP/1.1 and is written for its speed.  The
 other three combinations meet here, between two small interfaces: an `Upstream`
 (`meshd.worker.h2_client`, `h1_upstream`), and on the downstream's side the
-``_answer_…`` methods, written here for HTTP/1.1 and in `h2_server` for HTTP/2.
+``_answer_…`` methods, written here for HTTP/1.1 and in `h2_exchange` for HTTP/2.
 
 The answer may begin before the request's body has ended, and both go on: the
 body has a fiber of its own, but only if it is still arriving.  What was sent of
@@ -126,6 +126,8 @@ class Streaming(Transfer):
     _replay: list[bytes] | tuple[()] = ()
     """What was sent of a body that is still arriving, while it may be sent again."""
     _replayed = 0
+    _unpaid = 0
+    """Bytes of the body that were taken from the client, and whose credit it has not got back."""
     _out = b""
     _code = INTERNAL_ERROR
     """What an HTTP/2 client is told when the answer breaks off."""
@@ -326,14 +328,16 @@ class Streaming(Transfer):
         try:
             for data in self._replay:
                 await up.send(data)
+            self._pay()
             while True:
                 data = await self._body_piece()
                 if not data:
                     break
                 self._remember(data)
                 self.bytes_in += len(data)
+                self._unpaid += len(data)
                 await up.send(data)
-                self._took(len(data))
+                self._pay()
             await up.end(self._body_trailers())
         except ClientGone as error:
             # Nobody is left to answer, or the body is no body: end the try at once.
@@ -343,6 +347,12 @@ class Streaming(Transfer):
         except OSError:
             # The upstream closed its side; whether it answered first, the try will see.
             self.keep = False
+
+    def _pay(self) -> None:
+        """What was sent is taken; a try that was cut short leaves it to the next, or the end."""
+        size, self._unpaid = self._unpaid, 0
+        if size:
+            self._took(size)
 
     def _remember(self, data: bytes) -> None:
         """Keep what is sent, within bounds, while the try may have to be repeated."""
@@ -356,7 +366,7 @@ class Streaming(Transfer):
         else:
             self._replay = [data]
 
-    # What an HTTP/1.1 downstream does; HTTP/2's is in `h2_server`
+    # What an HTTP/1.1 downstream does; HTTP/2's is in `h2_exchange`
 
     def _added(self) -> Sequence[Field]:
         """What is added to the request on its way."""

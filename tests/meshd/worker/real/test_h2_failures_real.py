@@ -9,11 +9,12 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from h2.events import Event, RequestReceived
-from h2peer import Client, Message, Server
+from h2.events import DataReceived, Event, RequestReceived
+from h2peer import SECONDS, Client, Message, Server
 from hosts import CLUSTER, Hosts
 from limits import count, hits
 from rig import identity, wait_for
@@ -475,6 +476,8 @@ class Flood(Server):
         """Not `send`: several threads share the connection."""
         while size:
             with self.lock:
+                if self.streams[stream].reset >= 0:
+                    return
                 window = self.h2.local_flow_control_window(stream)
                 room = min(size, window, self.h2.max_outbound_frame_size)
                 if room:
@@ -570,3 +573,79 @@ def test_a_body_that_the_application_does_not_take(app2: Hosts) -> None:
             client.flush()
             sent += room
         assert 64_000 < sent < 600_000, "each hop holds its window and its queue, no more"
+
+
+# Credit
+
+
+def narrow(hosts: Hosts) -> None:
+    """Connections of eight windows, 512 KiB: what is lost of one shows soon."""
+    limits = {"http2_streams": 8, "http2_connection_window": 512 * 1024}
+    for side in ("near", "far"):
+        config = hosts.configs[side]
+        hosts.configs[side] = replace(config, limits=limits)
+    hosts.speak("HTTP2")
+
+
+def test_downloads_that_are_left_cost_their_neighbours_no_window(app2: Hosts) -> None:
+    """The piece that a worker had in hand is given back to the connection that others share."""
+    app2.use(lambda conn: Flood(conn)())
+    narrow(app2)
+    with app2.connect() as other:
+        free = Client(other)
+        free.get("/small")
+        for _ in range(6):
+            socks = [app2.connect() for _ in range(7)]
+            for client in [Client(sock, credit=False) for sock in socks]:
+                stream = client.ask("/big")
+                client.until(lambda client=client, s=stream: len(client.streams[s].body) > 65_000)
+            time.sleep(0.3)  # until every hop holds as much as it may
+            for sock in socks:
+                sock.close()
+        assert len(free.get("/big").body) == 2_000_000
+        assert app2.application.connections == 1
+
+
+def test_uploads_that_are_left_cost_their_neighbours_no_window(app2: Hosts) -> None:
+    class Picky(Server):
+        """Takes no more of /held than its window, and leaves the connection's to others."""
+
+        def __init__(self, conn: socket.socket) -> None:
+            super().__init__(conn)
+            self.credit = False
+
+        def on_event(self, event: Event) -> None:
+            if isinstance(event, DataReceived) and event.flow_controlled_length:
+                size, stream = event.flow_controlled_length, event.stream_id
+                if self.streams[stream][b":path"] == b"/held":
+                    self.h2.increment_flow_control_window(size)
+                else:
+                    self.h2.acknowledge_received_data(size, stream)
+                self.flush()
+            super().on_event(event)
+
+    app2.use(lambda conn: Picky(conn)())
+    narrow(app2)
+    with app2.connect() as sock:
+        client = Client(sock)
+        for _ in range(48):
+            stream = client.ask("/held", end=False)
+            _until_held_up(client, stream)
+            client.reset(stream)
+        assert client.get("/taken", body=bytes(300_000)).status == 200
+
+
+def _until_held_up(client: Client, stream: int) -> None:
+    """Send until no more credit comes for a moment."""
+    client.sock.settimeout(0.05)
+    while True:
+        room = min(client.h2.local_flow_control_window(stream), 16_384)
+        if room:
+            client.h2.send_data(stream, bytes(room))
+            client.flush()
+            continue
+        try:
+            client.pump()
+        except TimeoutError:
+            client.sock.settimeout(SECONDS)
+            return
