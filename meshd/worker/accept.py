@@ -94,14 +94,20 @@ async def serve(ctx: WorkerContext, spec: ListenerSpec, sock: socket.socket, sou
 
 async def _converse(ctx: WorkerContext, stream: Stream, entry: Entry) -> None:
     """In the version that TLS agreed on; without TLS, the one that the client begins with."""
-    first = b""
-    if stream.alpn() != "h2":
-        down = Downstream(ctx, stream, entry)
-        await down.run()
-        first = down.preface
-        if not first:
-            return
-    await H2Downstream(ctx, stream, entry).run(first)
+    if stream.alpn() == "h2":
+        await H2Downstream(ctx, stream, entry).run()
+        return
+    read = [await _http1(ctx, stream, entry)]
+    if read[0]:
+        # Handed over: a name of ours would keep it, up to 64 KiB, as long as the connection lives.
+        await H2Downstream(ctx, stream, entry).run(read.pop())
+
+
+async def _http1(ctx: WorkerContext, stream: Stream, entry: Entry) -> bytes:
+    """Serve HTTP/1.1; what was read of a client that begins with HTTP/2's preface, else b""."""
+    down = Downstream(ctx, stream, entry)
+    await down.run()
+    return down.preface
 
 
 def _begin_tls(ctx: WorkerContext, spec: ListenerSpec, stream: Stream, remote: Address) -> None:

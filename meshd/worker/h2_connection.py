@@ -52,19 +52,8 @@ class H2Connection:
     """What client and server share.  Subclasses are the engine's sink for messages."""
 
     __slots__ = (
-        *(
-            "_got",
-            "_linger",
-            "_pinged",
-            "_quiet",
-            "_writing",
-            "closing",
-            "ctx",
-            "dirty",
-            "engine",
-            "high",
-        ),
-        *("idle_since", "limits", "loop", "over", "shut", "stalled", "stream"),
+        *("_got", "_linger", "_pinged", "_quiet", "_writing", "closing", "ctx", "dirty"),
+        *("engine", "high", "idle_since", "limits", "loop", "over", "shut", "stalled", "stream"),
     )
 
     def __init__(self, ctx: WorkerContext, stream: Stream, role: Role, limits: Limits) -> None:

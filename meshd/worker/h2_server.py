@@ -70,6 +70,7 @@ class H2Downstream(H2Connection):
         try:
             if first:
                 self.engine.receive(first, self.loop.now)
+                first = b""
             if ctx.draining:
                 self.leave()
             await self.read()

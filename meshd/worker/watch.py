@@ -129,9 +129,8 @@ class Watch:
                 down.end_soon("keepalive_age")
             down.sweep(now)
             for x in down.exchanges():
-                if (
-                    x.grpc and x.status
-                ):  # a stream may live for days: its messages are counted meanwhile
+                if x.grpc and x.status:
+                    # A stream may live for days: its messages are counted meanwhile.
                     self._ctx.recorder.messages(x)
                 progress = before.get(x)
                 if progress is None:
